@@ -1,0 +1,38 @@
+# Everything below installs what it needs first, and only what is missing (tools/setup.sh).
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-unit test-integration lint bench clean
+
+in_sandbox := . .cache/env.sh; test/sandbox/enter.sh
+
+help: ## show this
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## install what is missing: Debian and npm packages, Pulumi's engine, the EC2 emulator
+	@tools/setup.sh
+
+demo: setup ## deploy to a throw-away mail host and an EC2 emulator, change a service, probe every port, destroy
+	@$(in_sandbox) node .cache/sandbox/test/sandbox/demo.js
+
+test: setup lint ## all tests: formatting, lint, types, unit, integration
+	@$(in_sandbox) npx jest
+
+test-unit: setup ## the tests that need nothing but Node
+	@npx jest --selectProjects unit
+
+test-integration: setup ## the tests against the real engine, sshd, kernel and the EC2 emulator; NAME=… picks by file name
+	@$(in_sandbox) npx jest --selectProjects integration $(if $(NAME),--testPathPatterns '$(NAME)')
+
+lint: setup ## formatting, lint, types, shellcheck
+	@npx prettier --check --log-level warn .
+	@npx eslint .
+	@npx tsc -p . --noEmit --incremental false
+	@npx tsc -p test
+	@shellcheck components/host/mail-firewall.sh test/sandbox/enter.sh tools/setup.sh .ci/run
+
+bench: setup ## measure a preview's start-up against an empty TypeScript program
+	@. .cache/env.sh; node .cache/sandbox/bench/startup.js
+
+clean: ## remove what was built in this checkout
+	rm -rf dist .cache coverage node_modules

@@ -1,0 +1,133 @@
+import * as pulumi from "@pulumi/pulumi";
+
+import { cloudOnly } from "./cloud/groupRules";
+import { awsKeys, checkAws, MailSecurityGroup, type AwsArgs } from "./cloud/securityGroup";
+import { declared, policyInputs } from "./declared";
+import { checkPrivateKey, hostKeys, readHost, type HostArgs } from "./host/hostArgs";
+import { HostFirewall } from "./host/hostFirewall";
+import { hostOnly } from "./host/ruleset";
+import { exposure } from "./policy/exposure";
+import { Faults, isRecord, join, report, show } from "./policy/faults";
+import { readPolicy, warnings, type Policy, type PolicyArgs } from "./policy/policy";
+
+/** The arguments of a {@link MailFirewall}. */
+export interface MailFirewallArgs extends PolicyArgs {
+  /** The hosts that get the firewall, by a name of their own. */
+  hosts?: Record<string, HostArgs>;
+  /** Private key for all hosts that bring none of their own. Defaults to the keys of the running SSH agent. */
+  sshPrivateKey?: pulumi.Input<string>;
+  /** Where the security group goes. Without it, there is none. */
+  aws?: AwsArgs;
+}
+
+export const firewallKeys = ["services", "ssh", "ports", "hosts", "sshPrivateKey", "aws"] as const;
+
+/** The firewall of a mail server: one policy, enforced by its hosts and by an AWS security group. */
+export class MailFirewall extends pulumi.ComponentResource {
+  /** Service → who can reach it, such as `imaps` → `tcp/993: public`. */
+  public readonly exposure: pulumi.Output<Record<string, string>>;
+  /** The security group's id; known in previews, and not there before all of its rules. Undefined without `aws`. */
+  public readonly securityGroupId: pulumi.Output<string> | undefined;
+  /** Host → its status and the fingerprint of the rules that its kernel holds. */
+  public readonly hosts: pulumi.Output<Record<string, string>>;
+  /** What only the hosts enforce, each with the reason. */
+  public readonly hostOnly: pulumi.Output<Record<string, string>>;
+  /** What only the security group enforces, each with the reason. */
+  public readonly cloudOnly: pulumi.Output<Record<string, string>>;
+
+  /**
+   * @param name The _unique_ name of this component.
+   * @param args The policy, the hosts, and the VPC.
+   * @param opts A bag of options that control this component's behavior.
+   */
+  constructor(name: string, args: MailFirewallArgs, opts?: pulumi.ComponentResourceOptions) {
+    const faults = new Faults();
+    faults.unknownKeys(args, ["sshPorts", ...firewallKeys], "");
+    const policy = readFirewall(args, "", faults);
+    if (faults.list.length > 0) throw new pulumi.RunError(report(`MailFirewall "${name}"`, faults.list));
+    super("mail-firewall:index:MailFirewall", name, policyInputs(policy, opts), opts);
+    for (const warning of warnings(policy)) void pulumi.log.warn(warning, this);
+
+    const { services = {}, ssh, ports = {}, hosts = {}, aws } = args;
+    const policyArgs = { services, ssh, ports, sshPorts: [...policy.sshPorts] };
+    declared.set(this, { name, policy: policyArgs });
+
+    const group = aws && new MailSecurityGroup(name, { ...policyArgs, ...aws }, { parent: this });
+    const deployed = Object.entries(hosts).map(([host, hostArgs]) => {
+      const privateKey = hostArgs.privateKey ?? args.sshPrivateKey;
+      return [host, this.addHost(host, privateKey === undefined ? hostArgs : { ...hostArgs, privateKey })] as const;
+    });
+
+    this.exposure = pulumi.output(exposure(policy));
+    this.securityGroupId = group?.securityGroupId;
+    this.hosts = pulumi.output(Object.fromEntries(deployed.map(([host, { status }]) => [host, status])));
+    this.hostOnly = pulumi.output(deployed.length > 0 ? hostOnly : {});
+    this.cloudOnly = pulumi.output(group ? cloudOnly : {});
+    this.registerOutputs({
+      exposure: this.exposure,
+      securityGroupId: this.securityGroupId,
+      hosts: this.hosts,
+      hostOnly: this.hostOnly,
+      cloudOnly: this.cloudOnly,
+    });
+  }
+
+  /**
+   * Deploys the same policy to one more host, such as an instance that is known only after the group exists.
+   *
+   * @param name The host's name, unique in this firewall.
+   * @param args How the host is reached. Its `sshPorts` must be among the firewall's, because the group is decided already.
+   * @param opts A bag of options that control the host's component.
+   */
+  public addHost(name: string, args: HostArgs, opts?: pulumi.ComponentResourceOptions): HostFirewall {
+    const firewall = declared.get(this)!;
+    const faults = new Faults();
+    const { sshPorts } = firewall.policy;
+    for (const port of readHost(args, "", faults).filter((kept) => !sshPorts.includes(kept))) {
+      faults.add(
+        "sshPorts",
+        `${port} is not among the firewall's own; give MailFirewall sshPorts: [${[...sshPorts, port].join(", ")}]`,
+      );
+    }
+    if (faults.list.length > 0) throw new pulumi.RunError(report(`${firewall.name}.addHost("${name}")`, faults.list));
+    return new HostFirewall(`${firewall.name}-${name}`, { ...args, ...firewall.policy }, { parent: this, ...opts });
+  }
+}
+
+/**
+ * Reads all of a firewall's declaration; whatever is wrong with it is added to `faults`.
+ *
+ * @param at where it stands, for the paths of faults: "" in code, `mail-firewall:` in stack config.
+ */
+export function readFirewall(args: MailFirewallArgs, at: string, faults: Faults): Policy {
+  const { hosts = {}, sshPrivateKey, aws } = args as { hosts?: unknown; sshPrivateKey?: unknown; aws?: unknown };
+  const sshPorts: number[] = [];
+  if (!isRecord(hosts)) {
+    faults.add(
+      join(at, "hosts"),
+      `${show(hosts)} is not a map; write mx1: { host: 198.51.100.10, hostKey: "ssh-ed25519 AAAA..." }`,
+    );
+  }
+  const entries = isRecord(hosts) ? Object.entries(hosts) : [];
+  for (const [name, host] of entries) {
+    const where = join(join(at, "hosts"), name);
+    if (!/^[a-z0-9](?:[a-z0-9.-]{0,61}[a-z0-9])?$/.test(name)) {
+      faults.add(where, "is not a name for a host; use a-z, 0-9, dots and hyphens");
+    }
+    if (isRecord(host)) faults.unknownKeys(host, hostKeys, where);
+    sshPorts.push(...readHost(host, where, faults));
+  }
+  if (typeof sshPrivateKey === "string") checkPrivateKey(sshPrivateKey, join(at, "sshPrivateKey"), faults);
+  const policy = readPolicy(args, at, { any: entries.length > 0, sshPorts }, faults);
+  if (aws !== undefined) {
+    if (isRecord(aws)) faults.unknownKeys(aws, awsKeys, join(at, "aws"));
+    checkAws(aws, join(at, "aws"), policy, faults);
+  }
+  if (isRecord(hosts) && entries.length === 0 && aws === undefined) {
+    faults.add(
+      join(at, "hosts"),
+      `is missing, and so is "aws": add hosts to protect, or aws: { vpcId: vpc-... } for a security group, or both`,
+    );
+  }
+  return policy;
+}

@@ -1,0 +1,357 @@
+import { compareCidr, contains, parseCidr, type Cidr, type Family } from "./cidr";
+import { didYouMean, isRecord, join, show, type Faults } from "./faults";
+import { aliases, catalogue, groups, serviceNames, type ServiceName } from "./services";
+
+/** Who may reach a service: networks, IPv4 first; `public` is both networks of everything; empty is closed. */
+export type Sources = readonly Cidr[];
+
+/** Something that the host serves besides mail. */
+export interface Port {
+  readonly protocol: "tcp" | "udp";
+  readonly port: number;
+  readonly from: Sources;
+}
+
+/** All that is decided about a mail server's firewall; plain data in canonical order. */
+export interface Policy {
+  readonly services: Readonly<Record<ServiceName, Sources>>;
+  /** Who may reach SSH, on `sshPorts`. */
+  readonly ssh: Sources;
+  readonly sshPorts: readonly number[];
+  /** By name, in the order of their ports. */
+  readonly ports: Readonly<Record<string, Port>>;
+}
+
+/** One atom of a policy: what is admitted. There are no denials; what no rule admits is dropped. */
+export interface Rule {
+  readonly direction: "in" | "out";
+  readonly family: Family;
+  /** `all` is every protocol and port. */
+  readonly protocol: "tcp" | "udp" | "icmp" | "icmpv6" | "all";
+  /** Destination port, for `tcp` and `udp`. */
+  readonly port?: number;
+  /** ICMP or ICMPv6 type, with any code. */
+  readonly icmpType?: number;
+  /** Who may reach it; of an outbound rule, who may be reached. */
+  readonly source: Cidr;
+  /** The service's name: of the catalogue, of `ports`, or `ssh`, `icmp`, `icmpv6`, `egress`. */
+  readonly service: string;
+  /** Why it is open. */
+  readonly reason: string;
+}
+
+/** Another port that a host serves. */
+export interface PortArgs {
+  /** `tcp` or `udp`. */
+  protocol: string;
+  /** From 1 to 65535. */
+  port: number;
+  /** `["public"]`, `["closed"]`, or networks in CIDR form. */
+  from: string[];
+}
+
+/** A policy as its author writes it: plain values, so that every preview knows every rule. */
+export interface PolicyArgs {
+  /**
+   * Who may reach which mail service: service or group of services → `["public"]`, `["closed"]`, or networks in CIDR form.
+   *
+   * Services are smtp, submission, submissions (or smtps), imap, imaps, pop3, pop3s, sieve, http and https; groups are plain (imap,
+   * pop3), secured (submissions, imaps, pop3s) and web (http, https). A service named itself wins over its group. `smtp` is
+   * public when it is not named, everything else closed.
+   */
+  services?: Record<string, string[]>;
+  /** Who may reach SSH: networks in CIDR form, `["public"]`, or `["closed"]` where no host is deployed over it. */
+  ssh: string[];
+  /** Ports that sshd listens on. Defaults to `[22]`, for a host to the port that is dialled. */
+  sshPorts?: number[];
+  /** What the host serves besides mail, by a name of at most 15 letters, digits and hyphens. */
+  ports?: Record<string, PortArgs>;
+}
+
+export const policyKeys = ["services", "ssh", "sshPorts", "ports"] as const;
+
+const anyIPv4 = parseCidr("0.0.0.0/0") as Cidr;
+const anyIPv6 = parseCidr("::/0") as Cidr;
+
+/** The whole world, over both families. */
+export const everyone: Sources = [anyIPv4, anyIPv6];
+
+export function isPublic(sources: Sources): boolean {
+  return sources.length === 2 && sources.every((source) => source.prefix === 0);
+}
+
+/**
+ * Reads a policy; whatever is wrong with it is added to `faults`.
+ *
+ * @param at where the policy stands, for the paths of faults: "" in code, `mail-firewall:` in stack config.
+ * @param hosts what the hosts decide: whether there are any, so that SSH must be open, and the ports of their sshd.
+ */
+export function readPolicy(
+  args: PolicyArgs,
+  at: string,
+  hosts: { any: boolean; sshPorts?: readonly number[] | undefined },
+  faults: Faults,
+): Policy {
+  const ports = new Set([
+    ...readSshPorts(args.sshPorts ?? [], join(at, "sshPorts"), faults),
+    ...(hosts.sshPorts ?? []),
+  ]);
+  const sshPorts = ports.size === 0 ? [22] : [...ports].sort((a, b) => a - b);
+  return {
+    services: readServices(args.services, join(at, "services"), faults),
+    ssh: readSsh(args.ssh, join(at, "ssh"), hosts.any, faults),
+    sshPorts,
+    ports: readOtherPorts(args.ports, join(at, "ports"), sshPorts, faults),
+  };
+}
+
+/** Reads who may reach something: `["public"]`, `["closed"]`, or networks. */
+export function readSources(value: unknown, path: string, faults: Faults): Sources {
+  if (value === undefined) {
+    faults.add(path, 'is missing; write who may reach it, such as ["10.20.0.0/16"]');
+    return [];
+  }
+  if (!Array.isArray(value)) {
+    faults.add(path, `${show(value)} is not a list; write ["public"], ["closed"] or networks such as ["10.20.0.0/16"]`);
+    return [];
+  }
+  if (value.length === 0) faults.add(path, 'is an empty list; write "closed" if nobody may reach it');
+  const items = value as unknown[];
+  if (items.length === 1 && items[0] === "public") return everyone;
+  if (items.length === 1 && items[0] === "closed") return [];
+  const found: Cidr[] = [];
+  items.forEach((item, i) => {
+    const where = `${path}[${i}]`;
+    if (item === "public" || item === "closed") {
+      faults.add(where, `"${item}" stands alone; delete it or the rest of the list`);
+      return;
+    }
+    const cidr = typeof item === "string" ? parseCidr(item) : 'is not text; write a network such as "10.20.0.0/16"';
+    if (typeof cidr === "string") {
+      faults.add(where, `${show(item)} ${cidr}`);
+      return;
+    }
+    const wider = found.find((other) => contains(other, cidr) || contains(cidr, other));
+    if (wider?.text === cidr.text) faults.add(where, `${show(item)} is listed twice; delete one`);
+    else if (wider) {
+      const [inner, outer] = contains(wider, cidr) ? [cidr, wider] : [wider, cidr];
+      faults.add(where, `${show(item)} overlaps: ${inner.text} lies inside ${outer.text}; delete one`);
+    }
+    found.push(cidr);
+  });
+  return found.sort(compareCidr);
+}
+
+/** The rules of a policy, in the order of port, protocol and source; inbound before outbound. */
+export function rules(policy: Policy): Rule[] {
+  const open: Rule[] = [];
+  const admit = (protocol: "tcp" | "udp", port: number, sources: Sources, service: string, reason: string) => {
+    for (const source of sources) {
+      open.push({ direction: "in", family: source.family, protocol, port, source, service, reason });
+    }
+  };
+  for (const name of serviceNames) {
+    admit("tcp", catalogue[name].port, policy.services[name], name, catalogue[name].description);
+  }
+  for (const port of policy.sshPorts) admit("tcp", port, policy.ssh, "ssh", "administration");
+  for (const [name, port] of Object.entries(policy.ports)) {
+    admit(port.protocol, port.port, port.from, name, "other port of the host");
+  }
+  open.sort((a, b) => a.port! - b.port! || compareText(a.protocol, b.protocol) || compareCidr(a.source, b.source));
+  return [...open, ...icmpRules, ...egressRules];
+}
+
+/**
+ * ICMP and ICMPv6 types that a host needs from everywhere: errors, without which path MTU discovery fails (RFC 4890 §4.3.1,
+ * RFC 2979 §3.1.1), and the echo request by which others find a fault.
+ */
+const icmpRules: readonly Rule[] = [
+  ...(
+    [
+      [3, "destination unreachable"],
+      [8, "echo request"],
+      [11, "time exceeded"],
+      [12, "parameter problem"],
+    ] as const
+  ).map(([icmpType, reason]) => everywhere("icmp", 4, icmpType, reason)),
+  ...(
+    [
+      [1, "destination unreachable"],
+      [2, "packet too big"],
+      [3, "time exceeded"],
+      [4, "parameter problem"],
+      [128, "echo request"],
+    ] as const
+  ).map(([icmpType, reason]) => everywhere("icmpv6", 6, icmpType, reason)),
+];
+
+const egressRules: readonly Rule[] = everyone.map((source) => ({
+  direction: "out",
+  family: source.family,
+  protocol: "all",
+  source,
+  service: "egress",
+  reason: "deliver mail, resolve names, fetch updates",
+}));
+
+function everywhere(protocol: "icmp" | "icmpv6", family: Family, icmpType: number, reason: string): Rule {
+  const source = family === 4 ? anyIPv4 : anyIPv6;
+  return { direction: "in", family, protocol, icmpType, source, service: protocol, reason };
+}
+
+/** What a careful reader should be told about a policy that is valid. */
+export function warnings(policy: Policy): string[] {
+  const { services, ssh } = policy;
+  const found: string[] = [];
+  if (services.smtp.length === 0) found.push("smtp (tcp/25) is closed: this host receives no mail from other servers");
+  else if (!isPublic(services.smtp)) {
+    found.push(`smtp (tcp/25) is open only to ${text(services.smtp)}: other servers cannot deliver here directly`);
+  }
+  if (isPublic(ssh)) found.push("ssh is public: everyone may try passwords and keys; name the networks you work from");
+  for (const name of serviceNames) {
+    const families = new Set(services[name].filter((source) => source.prefix === 0).map((source) => source.family));
+    if (families.size === 1) found.push(`${name} is public over IPv${[...families].join()} only`);
+  }
+  return found;
+}
+
+/** Sources as a person reads them: `public`, `closed`, or the networks. */
+export function text(sources: Sources): string {
+  if (sources.length === 0) return "closed";
+  return isPublic(sources) ? "public" : sources.map((source) => source.text).join(", ");
+}
+
+function readServices(value: unknown, path: string, faults: Faults): Record<ServiceName, Sources> {
+  const named = new Map<ServiceName, { key: string; sources: Sources }>();
+  const grouped = new Map<ServiceName, { key: string; sources: Sources }>();
+  if (value !== undefined && !isRecord(value)) {
+    faults.add(path, `${show(value)} is not a map; write one line a service, such as "imaps: public"`);
+  }
+  for (const [key, from] of isRecord(value) ? Object.entries(value) : []) {
+    const where = join(path, key);
+    const service = Object.hasOwn(aliases, key) ? aliases[key] : serviceNames.find((name) => name === key);
+    if (key === "ssh") {
+      faults.add(
+        where,
+        `SSH is not a mail service; write it beside the services, as "${path.replace(/services$/, "ssh")}"`,
+      );
+    } else if (service) {
+      const sources = readSources(from, where, faults);
+      const twin = named.get(service);
+      if (twin) faults.add(where, `is the same service as ${twin.key} (tcp/${catalogue[service].port}); delete one`);
+      named.set(service, { key, sources });
+    } else if (Object.hasOwn(groups, key)) {
+      const sources = readSources(from, where, faults);
+      for (const member of groups[key]!) grouped.set(member, { key, sources });
+    } else {
+      const choice = [...serviceNames, ...Object.keys(aliases), ...Object.keys(groups)];
+      faults.add(where, `unknown service${didYouMean(key, choice)}; what is not mail goes under "ports"`);
+    }
+  }
+  // Other servers must be able to deliver, so port 25 is open unless its line says otherwise.
+  const unnamed = (name: ServiceName) => (name === "smtp" ? everyone : []);
+  return Object.fromEntries(
+    serviceNames.map((name) => [name, (named.get(name) ?? grouped.get(name))?.sources ?? unnamed(name)]),
+  ) as Record<ServiceName, Sources>;
+}
+
+function readSsh(value: unknown, path: string, required: boolean, faults: Faults): Sources {
+  if (value === undefined) {
+    faults.add(path, 'is missing; write who may reach SSH, such as ["203.0.113.0/24"]');
+    return [];
+  }
+  const before = faults.list.length;
+  const sources = readSources(value, path, faults);
+  if (required && sources.length === 0 && faults.list.length === before) {
+    faults.add(path, '"closed" would cut off the hosts that are deployed over SSH; write the networks you work from');
+  }
+  return sources;
+}
+
+/** Reads ports of sshd. */
+export function readSshPorts(value: unknown, path: string, faults: Faults): number[] {
+  if (!Array.isArray(value)) {
+    faults.add(path, `${show(value)} is not a list of ports; write the ports that sshd listens on, such as [22]`);
+    return [];
+  }
+  const found: number[] = [];
+  (value as unknown[]).forEach((item, i) => {
+    const port = readSshPort(item, `${path}[${i}]`, faults);
+    if (port === undefined) return;
+    if (found.includes(port)) faults.add(`${path}[${i}]`, `${port} is listed twice; delete one`);
+    found.push(port);
+  });
+  return found;
+}
+
+/** Reads one port of sshd. */
+export function readSshPort(value: unknown, path: string, faults: Faults): number | undefined {
+  const port = readPort(value, path, faults);
+  const service = port === undefined ? undefined : serviceOn(port);
+  if (service) faults.add(path, `${port} is the port of ${service}; SSH needs one of its own`);
+  return port;
+}
+
+function readOtherPorts(
+  value: unknown,
+  path: string,
+  sshPorts: readonly number[],
+  faults: Faults,
+): Record<string, Port> {
+  if (value === undefined) return {};
+  if (!isRecord(value)) {
+    faults.add(path, `${show(value)} is not a map; write "wireguard: { protocol: udp, port: 51820, from: public }"`);
+    return {};
+  }
+  const found: [string, Port][] = [];
+  for (const [name, entry] of Object.entries(value)) {
+    const where = join(path, name);
+    if (!/^[a-z](?:-?[a-z0-9]){0,14}$/.test(name) || name.length > 15) {
+      // RFC 6335 §5.1; the name stands in the rule's comment on the host.
+      faults.add(where, "is not a service name; use at most 15 of a-z, 0-9 and single hyphens, a letter first");
+    } else if (reserved.includes(name)) {
+      faults.add(where, `is a name of its own here; write it under "${name === "ssh" ? "ssh" : "services"}"`);
+    }
+    if (!isRecord(entry)) {
+      faults.add(where, `${show(entry)} is not a map; write { protocol: udp, port: 51820, from: public }`);
+      continue;
+    }
+    faults.unknownKeys(entry, ["protocol", "port", "from"], where);
+    const { protocol } = entry;
+    if (protocol !== "tcp" && protocol !== "udp") {
+      const problem = protocol === undefined ? "is missing" : `${show(protocol)} is not a protocol here`;
+      faults.add(join(where, "protocol"), `${problem}; write "tcp" or "udp"`);
+    }
+    const port = readPort(entry.port, join(where, "port"), faults);
+    const from = readSources(entry.from, join(where, "from"), faults);
+    if (port === undefined || (protocol !== "tcp" && protocol !== "udp")) continue;
+    const service = protocol === "tcp" ? serviceOn(port) : undefined;
+    const twin = found.find(([, other]) => other.protocol === protocol && other.port === port);
+    if (service) faults.add(join(where, "port"), `tcp/${port} is ${service}; write it under "services"`);
+    else if (protocol === "tcp" && sshPorts.includes(port)) {
+      faults.add(join(where, "port"), `tcp/${port} is SSH; who may reach it is decided by "ssh"`);
+    } else if (twin) faults.add(join(where, "port"), `${protocol}/${port} is also ${twin[0]}; delete one`);
+    found.push([name, { protocol, port, from }]);
+  }
+  found.sort(([, a], [, b]) => a.port - b.port || compareText(a.protocol, b.protocol));
+  return Object.fromEntries(found);
+}
+
+/** Names that `ports` cannot take, because rules already use them for something else. */
+const reserved = [...serviceNames, ...Object.keys(aliases), ...Object.keys(groups), "ssh", "icmp", "icmpv6", "egress"];
+
+export function readPort(value: unknown, path: string, faults: Faults): number | undefined {
+  if (typeof value === "number" && Number.isInteger(value) && value >= 1 && value <= 65535) return value;
+  const problem = value === undefined ? "is missing" : `${show(value)} is not a port`;
+  faults.add(path, `${problem}; write a whole number from 1 to 65535`);
+  return undefined;
+}
+
+function serviceOn(port: number): ServiceName | undefined {
+  return serviceNames.find((name) => catalogue[name].port === port);
+}
+
+/** By code point, so that no locale changes the order of what is deployed. */
+function compareText(a: string, b: string): number {
+  return a < b ? -1 : a > b ? 1 : 0;
+}

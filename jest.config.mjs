@@ -1,0 +1,13 @@
+const base = {
+  transform: { "^.+\\.ts$": ["ts-jest", { tsconfig: "<rootDir>/test/tsconfig.json" }] },
+  modulePathIgnorePatterns: ["<rootDir>/dist", "<rootDir>/.cache"],
+};
+
+export default {
+  projects: [
+    // Needs nothing but Node.
+    { ...base, displayName: "unit", testMatch: ["<rootDir>/test/unit/**/*.test.ts"] },
+    // The real engine, a real sshd, the real kernel and the EC2 emulator: run it by `make test`, which enters the sandbox.
+    { ...base, displayName: "integration", testMatch: ["<rootDir>/test/integration/**/*.test.ts"] },
+  ],
+};

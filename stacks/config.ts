@@ -1,0 +1,97 @@
+import * as pulumi from "@pulumi/pulumi";
+
+import { firewallKeys, readFirewall, type MailFirewallArgs } from "../components/mailFirewall";
+import { Faults, isRecord, join, report, show } from "../components/policy/faults";
+
+/** The configuration of one stack, as Pulumi hands it to the program: `namespace:key` → text, JSON where it is structured. */
+export interface StackConfig {
+  readonly values: Readonly<Record<string, string>>;
+  /** The keys whose values are encrypted in the file. */
+  readonly secretKeys: readonly string[];
+  /** Whether an SSH agent could log in where no key is configured. */
+  readonly sshAgent: boolean;
+}
+
+const namespace = "mail-firewall:";
+
+/**
+ * Reads `stacks/Pulumi.<stack>.yaml`.
+ *
+ * @throws a RunError that names every fault by its path, its value, and what would be right.
+ */
+export function readConfig(config: StackConfig): MailFirewallArgs {
+  const faults = new Faults();
+  const at = (key: string) => join(namespace, key);
+  const entries = Object.entries(config.values)
+    .filter(([key]) => key.startsWith(namespace))
+    .map(([key, text]) => [key.slice(namespace.length), text] as const)
+    .filter(([key, text]) => !(key === "ssh" && text === "")); // the default of Pulumi.yaml
+  faults.unknownKeys(Object.fromEntries(entries), firewallKeys, namespace);
+
+  const values = Object.fromEntries(
+    entries.map(([key, text]) => [key, key === "sshPrivateKey" ? text : structured(text)]),
+  );
+  for (const key of ["services", "ssh", "ports"]) {
+    if (config.secretKeys.includes(namespace + key)) {
+      faults.add(
+        namespace + key,
+        "is encrypted, but reviewers must see it; store it in plain: it is no secret who may reach what",
+      );
+    }
+  }
+  if (values.sshPrivateKey !== undefined && !config.secretKeys.includes(at("sshPrivateKey"))) {
+    faults.add(
+      at("sshPrivateKey"),
+      "is stored in plain text; store it with pulumi config set --secret sshPrivateKey <KEYFILE",
+    );
+  }
+  const args = {
+    ...values,
+    ...("services" in values && {
+      services: mapValues(values.services, at("services"), (v, p) => sources(v, p, faults)),
+    }),
+    ...("ssh" in values && { ssh: sources(values.ssh, at("ssh"), faults) }),
+    ...("ports" in values && {
+      ports: mapValues(values.ports, at("ports"), (entry, path) =>
+        isRecord(entry) ? { ...entry, from: sources(entry.from, join(path, "from"), faults) } : entry,
+      ),
+    }),
+  } as unknown as MailFirewallArgs;
+  readFirewall(args, namespace, faults);
+  if (Object.keys(args.hosts ?? {}).length > 0 && values.sshPrivateKey === undefined && !config.sshAgent) {
+    faults.add(
+      at("sshPrivateKey"),
+      "is missing, and no SSH agent runs (SSH_AUTH_SOCK): start one, or pulumi config set --secret sshPrivateKey <KEYFILE",
+    );
+  }
+  if (faults.list.length > 0) throw new pulumi.RunError(report("stack config", faults.list));
+  return args;
+}
+
+/** Who may reach something, as YAML says it (`public`, `closed`, or a list of networks), as the component takes it. */
+function sources(value: unknown, path: string, faults: Faults): unknown {
+  if (value === undefined) return undefined;
+  if (value === "public" || value === "closed") return [value];
+  if (Array.isArray(value)) {
+    // As the component would take it, `[public]` is right; in YAML there is one way to write it.
+    if (value.length !== 1 || (value[0] !== "public" && value[0] !== "closed")) return value;
+    faults.add(`${path}[0]`, `"${value[0]}" is not a network; write "${value[0]}" without the list`);
+    return value;
+  }
+  faults.add(path, `${show(value)} is none of "public", "closed" and a list of networks such as ["10.20.0.0/16"]`);
+  return ["public"]; // of which nothing more can be said
+}
+
+function mapValues(value: unknown, path: string, change: (entry: unknown, path: string) => unknown): unknown {
+  if (!isRecord(value)) return value;
+  return Object.fromEntries(Object.entries(value).map(([key, entry]) => [key, change(entry, join(path, key))]));
+}
+
+/** Pulumi stores maps and lists as JSON, and words as they are. */
+function structured(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return text;
+  }
+}

@@ -1,0 +1,65 @@
+import fc from "fast-check";
+
+import { print, type Family } from "../../components/policy/cidr";
+import type { PolicyArgs } from "../../components/policy/policy";
+import { serviceNames } from "../../components/policy/services";
+
+function network(family: Family, bits: number): fc.Arbitrary<string> {
+  return fc
+    .tuple(fc.bigInt(0n, (1n << BigInt(bits)) - 1n), fc.integer({ min: 0, max: bits }))
+    .map(([address, prefix]) => {
+      const host = BigInt(bits - prefix);
+      const first = (address >> host) << host;
+      // IPv4-mapped addresses are refused, so they are not networks of ours.
+      return family === 6 && first >> 32n === 0xffffn ? `::1:0:0/96` : `${print(family, first)}/${prefix}`;
+    });
+}
+
+/** A network in canonical form. */
+export const cidrText = fc.oneof(network(4, 32), network(6, 128));
+
+/** Networks of which none lies inside another: all of one length a family. */
+const networks = fc
+  .tuple(fc.uniqueArray(fc.nat(255), { maxLength: 3 }), fc.uniqueArray(fc.nat(0xffff), { maxLength: 3 }))
+  .map(([v4, v6]) => [...v4.map((n) => `10.${n}.0.0/16`), ...v6.map((n) => `fd12:0:${n.toString(16)}::/48`)])
+  .map((list) => list.map((text) => text.replace("fd12:0:0::", "fd12::")));
+
+export const sources: fc.Arbitrary<string[]> = fc.oneof(
+  fc.constantFrom("public", "closed").map((word) => [word]),
+  networks.filter((list) => list.length > 0),
+);
+
+/** A valid policy. */
+export const policyArgs: fc.Arbitrary<PolicyArgs> = fc.record({
+  services: fc.dictionary(fc.constantFrom(...serviceNames), sources, { noNullPrototype: true }),
+  ssh: networks.filter((list) => list.length > 0),
+  ports: fc
+    .uniqueArray(fc.integer({ min: 10_000, max: 60_000 }), { maxLength: 3 })
+    .chain((ports) =>
+      fc.tuple(
+        ...ports.map((port) =>
+          fc.record({ protocol: fc.constantFrom("tcp", "udp"), port: fc.constant(port), from: sources }),
+        ),
+      ),
+    )
+    .map((ports) => Object.fromEntries(ports.map((port) => [`p${port.port}`, port]))),
+});
+
+/** The same value with the keys of its maps, and the elements of its lists, in another order. */
+export function shuffled<T>(value: T, random: () => number): T {
+  if (Array.isArray(value))
+    return reorder(
+      value.map((item: unknown) => shuffled(item, random)),
+      random,
+    ) as T;
+  if (typeof value !== "object" || value === null) return value;
+  const entries = Object.entries(value).map(([key, entry]) => [key, shuffled(entry as unknown, random)] as const);
+  return Object.fromEntries(reorder(entries, random)) as T;
+}
+
+function reorder<T>(items: T[], random: () => number): T[] {
+  return items
+    .map((item) => ({ item, at: random() }))
+    .sort((a, b) => a.at - b.at)
+    .map(({ item }) => item);
+}

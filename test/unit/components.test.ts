@@ -1,0 +1,389 @@
+import * as pulumi from "@pulumi/pulumi";
+import type { MockMonitor } from "@pulumi/pulumi/runtime/mocks";
+
+import { HostFirewall, MailFirewall, MailSecurityGroup, type HostArgs, type MailFirewallArgs } from "../../components";
+import { groupRules } from "../../components/cloud/groupRules";
+import { rulesets } from "../../components/host/ruleset";
+import { Faults } from "../../components/policy/faults";
+import { readPolicy, rules, type PolicyArgs } from "../../components/policy/policy";
+
+const hostKey = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHyrmZFHMFmhYYIcPPRxUWkWDKZUzpP2PYRkVfTzWlrk";
+const privateKey = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAAA\n-----END OPENSSH PRIVATE KEY-----\n";
+const policy: PolicyArgs = { services: { imaps: ["public"] }, ssh: ["203.0.113.0/24"] };
+const mx1: HostArgs = { host: "198.51.100.10", hostKey };
+const vpcId = "vpc-0abc";
+
+const kinds: Record<string, string> = {
+  "mail-firewall:index:MailFirewall": "MailFirewall",
+  "mail-firewall:index:HostFirewall": "HostFirewall",
+  "mail-firewall:index:MailSecurityGroup": "MailSecurityGroup",
+  "aws:ec2/securityGroup:SecurityGroup": "SecurityGroup",
+  "aws:vpc/securityGroupIngressRule:SecurityGroupIngressRule": "IngressRule",
+  "aws:vpc/securityGroupEgressRule:SecurityGroupEgressRule": "EgressRule",
+  "command:remote:Command": "Command",
+};
+
+interface Seen {
+  /** The kinds of the parent (mocks know no more of the chain) and of the resource, and its name. */
+  where: string;
+  inputs: Record<string, unknown>;
+}
+
+/** Runs a program against mocks; what it registered, in order, and what it logged. */
+async function run<T>(program: () => T, { preview = false } = {}) {
+  const seen: pulumi.runtime.MockResourceArgs[] = [];
+  await pulumi.runtime.setMocks(
+    {
+      newResource: (args) => {
+        if (!(args.type in kinds)) throw new Error(`no mock for ${args.type}`);
+        seen.push(args);
+        if (args.type === "command:remote:Command") return { id: args.name, state: { stdout: `applied ${args.name}` } };
+        return { id: preview ? undefined : `${args.name}-id`, state: args.inputs as object };
+      },
+      call: ({ token }) => {
+        throw new Error(`no mock for ${token}`);
+      },
+    },
+    "mail-firewall",
+    "test",
+    preview,
+  );
+  const warned: string[] = [];
+  const warn = jest.spyOn(pulumi.log, "warn").mockImplementation((message) => {
+    warned.push(message);
+    return Promise.resolve();
+  });
+  try {
+    const result = program();
+    await pulumi.runtime.disconnect();
+    const monitor = pulumi.runtime.getMonitor() as unknown as MockMonitor;
+    const urns = [...monitor.getRegisteredResources().values()].map(({ urn }) => urn);
+    const resources = seen.map(({ type, name, inputs }): Seen => {
+      const chain = urns
+        .map((urn) => urn.split("::"))
+        .find((parts) => parts[3] === name && parts[2]?.split("$").at(-1) === type);
+      const types = chain?.[2]?.split("$").filter((part) => part !== "pulumi:pulumi:Stack") ?? [];
+      return {
+        where: `${types.map((part) => kinds[part] ?? part).join(" > ")} ${name}`,
+        inputs: inputs as Record<string, unknown>,
+      };
+    });
+    return { result, resources, warned };
+  } finally {
+    warn.mockRestore();
+  }
+}
+
+/** The plain value of an output, and whether it is secret and known. */
+async function resolve<T>(output: pulumi.Output<T>) {
+  const inside = output as unknown as {
+    promise(withUnknowns?: boolean): Promise<T>;
+    isKnown: Promise<boolean>;
+    isSecret: Promise<boolean>;
+  };
+  return { value: await inside.promise(), known: await inside.isKnown, secret: await inside.isSecret };
+}
+
+const secretSignature = "4dabf18193072939515e22adb298388d";
+const isSecret = (value: unknown) => typeof value === "object" && value !== null && secretSignature in value;
+const plain = (value: unknown) => (isSecret(value) ? (value as unknown as { value: unknown }).value : value);
+
+function rulesOf(args: PolicyArgs) {
+  return rules(readPolicy(args, "", { any: false }, new Faults()));
+}
+
+function groupResources(chain: string, name: string, args: PolicyArgs): string[] {
+  return [
+    `${chain} > SecurityGroup ${name}`,
+    ...groupRules(rulesOf(args)).map(
+      (rule) => `${chain} > ${rule.direction === "ingress" ? "IngressRule" : "EgressRule"} ${name}-${rule.name}`,
+    ),
+  ];
+}
+
+const where = (resources: Seen[]) => resources.map((resource) => resource.where).sort();
+const inputsOf = (resources: Seen[], name: string) => resources.find((resource) => resource.where === name)!.inputs;
+
+describe("MailFirewall", () => {
+  test("registers exactly its group, the group's rules and two commands a host, each under its parent", async () => {
+    const { resources, warned } = await run(
+      () =>
+        new MailFirewall("mail", { ...policy, hosts: { mx1, mx2: { ...mx1, host: "198.51.100.11" } }, aws: { vpcId } }),
+    );
+    expect(where(resources)).toEqual(
+      [
+        "MailFirewall mail",
+        "MailFirewall > MailSecurityGroup mail",
+        ...groupResources("MailSecurityGroup", "mail", policy),
+        "MailFirewall > HostFirewall mail-mx1",
+        "HostFirewall > Command mail-mx1-install",
+        "HostFirewall > Command mail-mx1-apply",
+        "MailFirewall > HostFirewall mail-mx2",
+        "HostFirewall > Command mail-mx2-install",
+        "HostFirewall > Command mail-mx2-apply",
+      ].sort(),
+    );
+    expect(warned).toEqual([]);
+  });
+
+  test("shows the policy once, keyed by service, and nothing else of its arguments", async () => {
+    const { resources } = await run(
+      () =>
+        new MailFirewall("mail", {
+          ...policy,
+          hosts: { mx1 },
+          aws: { vpcId },
+          sshPrivateKey: pulumi.secret(privateKey),
+        }),
+    );
+    expect(inputsOf(resources, "MailFirewall mail")).toEqual({
+      exposure: {
+        smtp: "tcp/25: public",
+        http: "tcp/80: closed",
+        pop3: "tcp/110: closed",
+        imap: "tcp/143: closed",
+        https: "tcp/443: closed",
+        submissions: "tcp/465: closed",
+        submission: "tcp/587: closed",
+        imaps: "tcp/993: public",
+        pop3s: "tcp/995: closed",
+        sieve: "tcp/4190: closed",
+        ssh: "tcp/22: 203.0.113.0/24",
+      },
+    });
+    expect(inputsOf(resources, "MailFirewall > MailSecurityGroup mail")).toEqual({});
+    expect(inputsOf(resources, "MailFirewall > HostFirewall mail-mx1")).toEqual({ host: "198.51.100.10" });
+  });
+
+  test.each<[string, Partial<MailFirewallArgs>, Record<string, unknown>]>([
+    [
+      "hosts and a group",
+      { hosts: { mx1 }, aws: { vpcId } },
+      {
+        hosts: { mx1: "applied mail-mx1-apply" },
+        securityGroupId: "mail-id",
+        hostOnly: 6,
+      },
+    ],
+    [
+      "hosts alone",
+      { hosts: { mx1 } },
+      { hosts: { mx1: "applied mail-mx1-apply" }, securityGroupId: undefined, hostOnly: 6 },
+    ],
+    ["a group alone", { aws: { vpcId } }, { hosts: {}, securityGroupId: "mail-id", hostOnly: 0 }],
+  ])("has the outputs of the contract with %s", async (_, args, expected) => {
+    const { result } = await run(() => new MailFirewall("mail", { ...policy, ...args }));
+    expect((await resolve(result.hosts)).value).toEqual(expected.hosts);
+    expect(result.securityGroupId && (await resolve(result.securityGroupId)).value).toEqual(expected.securityGroupId);
+    expect((await resolve(result.exposure)).value).toHaveProperty("imaps", "tcp/993: public");
+    expect(Object.keys((await resolve(result.hostOnly)).value)).toHaveLength(expected.hostOnly as number);
+    expect((await resolve(result.cloudOnly)).value).toEqual({});
+    for (const output of [result.hosts, result.exposure, result.hostOnly, result.cloudOnly]) {
+      expect(await resolve(output as pulumi.Output<unknown>)).toMatchObject({ known: true, secret: false });
+    }
+  });
+
+  test("keeps the SSH ports of all hosts open, on every host and in the group", async () => {
+    const { resources } = await run(
+      () =>
+        new MailFirewall("mail", {
+          ...policy,
+          hosts: { a: { ...mx1, port: 2222 }, b: { ...mx1, sshPorts: [22] } },
+          aws: { vpcId },
+        }),
+    );
+    const expected = { ...policy, sshPorts: [22, 2222] };
+    expect(where(resources)).toEqual(expect.arrayContaining(groupResources("MailSecurityGroup", "mail", expected)));
+    for (const name of ["mail-a", "mail-b"]) {
+      expect(inputsOf(resources, `HostFirewall > Command ${name}-apply`).stdin).toBe(rulesets(rulesOf(expected)));
+    }
+  });
+
+  test("addHost deploys the same policy to one more host, below the firewall", async () => {
+    const { resources } = await run(() => {
+      const firewall = new MailFirewall("mail", { ...policy, aws: { vpcId } });
+      return firewall.addHost("mx1", { host: pulumi.output("198.51.100.10"), hostKey: pulumi.output(hostKey) });
+    });
+    expect(where(resources)).toEqual(
+      [
+        "MailFirewall mail",
+        "MailFirewall > MailSecurityGroup mail",
+        ...groupResources("MailSecurityGroup", "mail", policy),
+        "MailFirewall > HostFirewall mail-mx1",
+        "HostFirewall > Command mail-mx1-install",
+        "HostFirewall > Command mail-mx1-apply",
+      ].sort(),
+    );
+    expect(inputsOf(resources, "HostFirewall > Command mail-mx1-apply").stdin).toBe(rulesets(rulesOf(policy)));
+  });
+
+  test("addHost refuses a host whose sshd the group would hide", async () => {
+    await run(() => {
+      const firewall = new MailFirewall("mail", { ...policy, aws: { vpcId } });
+      expect(() => firewall.addHost("mx1", { ...mx1, port: 2222 })).toThrow(
+        'mail.addHost("mx1"): 1 fault; nothing was touched\n' +
+          "  sshPorts: 2222 is not among the firewall's own; give MailFirewall sshPorts: [22, 2222]",
+      );
+    });
+  });
+
+  test("says what is unusual about a policy", async () => {
+    const { warned } = await run(
+      () => new MailFirewall("mail", { services: { smtp: ["closed"] }, ssh: ["public"], aws: { vpcId } }),
+    );
+    expect(warned).toEqual([
+      "smtp (tcp/25) is closed: this host receives no mail from other servers",
+      "ssh is public: everyone may try passwords and keys; name the networks you work from",
+    ]);
+  });
+});
+
+describe("HostFirewall", () => {
+  test("is complete alone, and then shows its policy itself", async () => {
+    const { result, resources } = await run(() => new HostFirewall("mx1", { ...policy, ...mx1 }));
+    expect(where(resources)).toEqual(
+      ["HostFirewall mx1", "HostFirewall > Command mx1-install", "HostFirewall > Command mx1-apply"].sort(),
+    );
+    expect(inputsOf(resources, "HostFirewall mx1")).toMatchObject({
+      host: "198.51.100.10",
+      exposure: { imaps: "tcp/993: public" },
+    });
+    expect(await resolve(result.status)).toEqual({ value: "applied mx1-apply", known: true, secret: false });
+  });
+
+  test("gives its commands exactly these inputs, of which only the connection is secret", async () => {
+    const { resources } = await run(
+      () =>
+        new HostFirewall("mx1", {
+          ...policy,
+          ...mx1,
+          user: "admin",
+          port: 2222,
+          privateKey: pulumi.secret(privateKey),
+        }),
+    );
+    for (const verb of ["install", "apply"]) {
+      const { connection, ...rest } = inputsOf(resources, `HostFirewall > Command mx1-${verb}`);
+      expect(isSecret(connection)).toBe(true);
+      const fields = plain(connection) as Record<string, unknown>;
+      expect(Object.fromEntries(Object.entries(fields).map(([key, value]) => [key, plain(value)]))).toEqual({
+        host: "198.51.100.10",
+        port: 2222,
+        user: "admin",
+        hostKey,
+        privateKey,
+        dialErrorLimit: 2,
+        perDialTimeout: 10,
+      });
+      expect(JSON.stringify(rest)).not.toContain(secretSignature);
+      // No triggers, which would replace: the old command's `delete` would remove the rules that the new one has just loaded.
+      expect(Object.keys(rest).sort()).toEqual(["addPreviousOutputInEnv", "create", "delete", "logging", "stdin"]);
+      expect(rest).toMatchObject({ addPreviousOutputInEnv: false, logging: "stderr" });
+    }
+    expect(inputsOf(resources, "HostFirewall > Command mx1-apply")).toMatchObject({
+      create: "sudo -n /usr/local/sbin/mail-firewall apply",
+      delete: "sudo -n /usr/local/sbin/mail-firewall remove",
+      stdin: rulesets(rulesOf({ ...policy, sshPorts: [2222] })),
+    });
+  });
+
+  test("the commands hold nothing of the policy or the host, which stand on standard input", async () => {
+    const texts = async (args: Partial<HostArgs & PolicyArgs>) => {
+      const { resources } = await run(() => new HostFirewall("mx1", { ...policy, ...mx1, ...args }));
+      return resources.map(({ inputs }) => [inputs.create, inputs.delete]);
+    };
+    expect(await texts({ services: { plain: ["10.0.0.0/8"] }, ssh: ["public"], host: "mx9", sshPorts: [99] })).toEqual(
+      await texts({}),
+    );
+  });
+
+  test("needs no sudo as root", async () => {
+    const { resources } = await run(() => new HostFirewall("mx1", { ...policy, ...mx1 }));
+    for (const { inputs } of resources) expect(JSON.stringify(inputs)).not.toContain("sudo -n");
+  });
+});
+
+describe("MailSecurityGroup", () => {
+  test("is complete alone: no name, a constant description, no inline rules", async () => {
+    const { resources } = await run(() => new MailSecurityGroup("mail", { ...policy, vpcId }));
+    expect(where(resources)).toEqual(
+      ["MailSecurityGroup mail", ...groupResources("MailSecurityGroup", "mail", policy)].sort(),
+    );
+    expect(inputsOf(resources, "MailSecurityGroup mail")).toMatchObject({ exposure: { imaps: "tcp/993: public" } });
+    expect(inputsOf(resources, "MailSecurityGroup > SecurityGroup mail")).toEqual({
+      description: "Mail server firewall",
+      vpcId,
+    });
+    for (const rule of groupRules(rulesOf(policy))) {
+      const kind = rule.direction === "ingress" ? "IngressRule" : "EgressRule";
+      expect(inputsOf(resources, `MailSecurityGroup > ${kind} mail-${rule.name}`)).toEqual({
+        securityGroupId: "mail-id",
+        ...rule.args,
+      });
+    }
+  });
+
+  test("its id waits for every rule, and is known in the preview of a group that exists", async () => {
+    const { result, resources } = await run(() => new MailSecurityGroup("mail", { ...policy, vpcId }));
+    expect((await resolve(result.securityGroupId)).known).toBe(true);
+    const waitsFor = await (
+      result.securityGroupId as unknown as { allResources(): Promise<Set<pulumi.Resource>> }
+    ).allResources();
+    // The group and each of its rules: all resources but the component itself.
+    expect(waitsFor.size).toBe(resources.length - 1);
+  });
+
+  test("its id is unknown in the preview of a group that is yet to come", async () => {
+    const { result } = await run(() => new MailSecurityGroup("mail", { ...policy, vpcId }), { preview: true });
+    expect((await resolve(result.securityGroupId)).known).toBe(false);
+  });
+
+  test("takes an SSH that is closed", async () => {
+    const { resources } = await run(() => new MailSecurityGroup("mail", { ssh: ["closed"], vpcId }));
+    expect(resources.some(({ where }) => where.includes("tcp-22"))).toBe(false);
+  });
+});
+
+describe("faults", () => {
+  const wrong = { services: { impas: ["public"] }, ssh: ["203.0.113.1/24"] } as PolicyArgs;
+  const lines =
+    '  services.impas: unknown service; did you mean "imaps"?; what is not mail goes under "ports"\n' +
+    '  ssh[0]: "203.0.113.1/24" has host bits set; write 203.0.113.0/24';
+
+  test.each<[string, () => unknown, string]>([
+    ["MailFirewall", () => new MailFirewall("x", { ...wrong, aws: { vpcId } }), lines],
+    ["HostFirewall", () => new HostFirewall("x", { ...wrong, ...mx1 }), lines],
+    ["MailSecurityGroup", () => new MailSecurityGroup("x", { ...wrong, vpcId }), lines],
+  ])("%s reports all of them at once, and registers nothing", async (component, create, expected) => {
+    const { resources } = await run(() => {
+      const attempt = () => {
+        create();
+      };
+      expect(attempt).toThrow(pulumi.RunError);
+      expect(attempt).toThrow(`${component} "x": 2 faults; nothing was touched\n${expected}`);
+    });
+    expect(resources).toEqual([]);
+  });
+
+  test.each<[string, () => unknown, string]>([
+    [
+      "public as text",
+      () => new MailSecurityGroup("x", { services: { imaps: "public" }, ssh: ["closed"], vpcId } as never),
+      '  services.imaps: "public" is not a list; write ["public"], ["closed"] or networks such as ["10.20.0.0/16"]',
+    ],
+    [
+      "a misspelled argument",
+      () => new HostFirewall("x", { ...policy, ...mx1, hostkey: "" } as never),
+      '  hostkey: unknown key; did you mean "hostKey"?',
+    ],
+    [
+      "SSH closed on a host",
+      () => new HostFirewall("x", { ...mx1, ssh: ["closed"] }),
+      '  ssh: "closed" would cut off the hosts that are deployed over SSH; write the networks you work from',
+    ],
+  ])("of %s", async (_, create, expected) => {
+    await run(() => {
+      expect(() => create()).toThrow(expected);
+    });
+  });
+});

@@ -1,0 +1,24 @@
+import { readFileSync } from "node:fs";
+
+import { Command } from "@pulumi/command/remote/command";
+
+const manifest = JSON.parse(readFileSync("package.json", "utf8")) as Record<string, Record<string, string>>;
+
+test("@pulumi/command is the line of 1.2, not npm's `latest` 4.5.0, an old accident without host keys", () => {
+  expect(manifest.peerDependencies!["@pulumi/command"]).toBe("^1.2.1");
+  const { version } = JSON.parse(readFileSync("node_modules/@pulumi/command/package.json", "utf8")) as {
+    version: string;
+  };
+  expect(version).toMatch(/^1\.2\.\d+$/);
+  expect(readFileSync("node_modules/@pulumi/command/types/input.d.ts", "utf8")).toContain("hostKey?:");
+  expect(Command).toBeDefined();
+});
+
+test("what a consumer brings along are peers, open above", () => {
+  expect(manifest.peerDependencies).toEqual({
+    "@pulumi/aws": "^7.0.0",
+    "@pulumi/command": "^1.2.1",
+    "@pulumi/pulumi": "^3.202.0",
+  });
+  expect(Object.keys(manifest.dependencies!)).toEqual(["fastest-levenshtein"]);
+});

@@ -1,0 +1,141 @@
+import fc from "fast-check";
+
+import { exposure } from "../../components/policy/exposure";
+import { Faults } from "../../components/policy/faults";
+import { readPolicy, rules, warnings, type PolicyArgs } from "../../components/policy/policy";
+import { aliases, catalogue, groups, serviceNames } from "../../components/policy/services";
+import { policyArgs, shuffled } from "./arbitraries";
+
+function read(args: Partial<PolicyArgs>) {
+  const faults = new Faults();
+  const policy = readPolicy({ ssh: ["203.0.113.0/24"], ...args }, "", { any: true }, faults);
+  expect(faults.list).toEqual([]);
+  return policy;
+}
+
+test("the catalogue is the one of the contract", () => {
+  expect(Object.fromEntries(serviceNames.map((name) => [name, catalogue[name].port]))).toEqual({
+    smtp: 25,
+    http: 80,
+    pop3: 110,
+    imap: 143,
+    https: 443,
+    submissions: 465,
+    submission: 587,
+    imaps: 993,
+    pop3s: 995,
+    sieve: 4190,
+  });
+  expect(aliases).toEqual({ smtps: "submissions" });
+  expect(groups).toEqual({
+    plain: ["imap", "pop3"],
+    secured: ["submissions", "imaps", "pop3s"],
+    web: ["http", "https"],
+  });
+});
+
+test("the exposure shows every service, in the order of ports, with SSH and other ports behind", () => {
+  const policy = read({
+    services: { web: ["public"], http: ["closed"], smtps: ["public"], imap: ["fd12::/48", "10.20.0.0/16"] },
+    ports: { wireguard: { protocol: "udp", port: 51820, from: ["public"] } },
+    sshPorts: [2222, 22],
+  });
+  expect(Object.entries(exposure(policy))).toEqual([
+    ["smtp", "tcp/25: public"],
+    ["http", "tcp/80: closed"],
+    ["pop3", "tcp/110: closed"],
+    ["imap", "tcp/143: 10.20.0.0/16, fd12::/48"],
+    ["https", "tcp/443: public"],
+    ["submissions", "tcp/465: public"],
+    ["submission", "tcp/587: closed"],
+    ["imaps", "tcp/993: closed"],
+    ["pop3s", "tcp/995: closed"],
+    ["sieve", "tcp/4190: closed"],
+    ["ssh", "tcp/22,2222: 203.0.113.0/24"],
+    ["wireguard", "udp/51820: public"],
+  ]);
+});
+
+test.each<[string, Partial<PolicyArgs>, string, string]>([
+  ["smtp is public when nobody names it", {}, "smtp", "tcp/25: public"],
+  ["smtp can be closed", { services: { smtp: ["closed"] } }, "smtp", "tcp/25: closed"],
+  ["everything else is closed", {}, "imaps", "tcp/993: closed"],
+  [
+    "a service wins over its group, whichever comes first",
+    { services: { imap: ["closed"], plain: ["public"] } },
+    "imap",
+    "tcp/143: closed",
+  ],
+  ["a group stands for its services", { services: { plain: ["public"] } }, "pop3", "tcp/110: public"],
+  [
+    "an alias wins over its service's group",
+    { services: { secured: ["public"], smtps: ["closed"] } },
+    "submissions",
+    "tcp/465: closed",
+  ],
+  [
+    "both networks of everything are public",
+    { services: { imaps: ["::/0", "0.0.0.0/0"] } },
+    "imaps",
+    "tcp/993: public",
+  ],
+  ["one network of everything is not", { services: { imaps: ["0.0.0.0/0"] } }, "imaps", "tcp/993: 0.0.0.0/0"],
+])("%s", (_, args, service, text) => {
+  expect(exposure(read(args))[service]).toBe(text);
+});
+
+test("a policy becomes one rule for each service and source, in the order of ports", () => {
+  const found = rules(read({ services: { imap: ["10.20.0.0/16", "fd12::/48"] }, sshPorts: [2222] }));
+  expect(found.map((r) => [r.direction, r.family, r.protocol, r.port ?? r.icmpType, r.source.text, r.service])).toEqual(
+    [
+      ["in", 4, "tcp", 25, "0.0.0.0/0", "smtp"],
+      ["in", 6, "tcp", 25, "::/0", "smtp"],
+      ["in", 4, "tcp", 143, "10.20.0.0/16", "imap"],
+      ["in", 6, "tcp", 143, "fd12::/48", "imap"],
+      ["in", 4, "tcp", 2222, "203.0.113.0/24", "ssh"],
+      ["in", 4, "icmp", 3, "0.0.0.0/0", "icmp"],
+      ["in", 4, "icmp", 8, "0.0.0.0/0", "icmp"],
+      ["in", 4, "icmp", 11, "0.0.0.0/0", "icmp"],
+      ["in", 4, "icmp", 12, "0.0.0.0/0", "icmp"],
+      ["in", 6, "icmpv6", 1, "::/0", "icmpv6"],
+      ["in", 6, "icmpv6", 2, "::/0", "icmpv6"],
+      ["in", 6, "icmpv6", 3, "::/0", "icmpv6"],
+      ["in", 6, "icmpv6", 4, "::/0", "icmpv6"],
+      ["in", 6, "icmpv6", 128, "::/0", "icmpv6"],
+      ["out", 4, "all", undefined, "0.0.0.0/0", "egress"],
+      ["out", 6, "all", undefined, "::/0", "egress"],
+    ],
+  );
+});
+
+test("the order in which a policy is written changes nothing", () => {
+  fc.assert(
+    fc.property(policyArgs, fc.infiniteStream(fc.double({ min: 0, max: 1, noNaN: true })), (args, stream) => {
+      const again = read(shuffled(args, () => stream.next().value as number));
+      expect(rules(again)).toEqual(rules(read(args)));
+      expect(JSON.stringify(exposure(again))).toBe(JSON.stringify(exposure(read(args))));
+    }),
+  );
+});
+
+test("no two rules of a policy admit the same", () => {
+  fc.assert(
+    fc.property(policyArgs, (args) => {
+      const tuples = rules(read(args)).map((r) => [r.direction, r.protocol, r.port, r.icmpType, r.source.text].join());
+      expect(new Set(tuples).size).toBe(tuples.length);
+    }),
+  );
+});
+
+test.each<[Partial<PolicyArgs>, string[]]>([
+  [{ services: { imaps: ["public"] } }, []],
+  [{ services: { smtp: ["closed"] } }, ["smtp (tcp/25) is closed: this host receives no mail from other servers"]],
+  [
+    { services: { smtp: ["192.0.2.0/24"] } },
+    ["smtp (tcp/25) is open only to 192.0.2.0/24: other servers cannot deliver here directly"],
+  ],
+  [{ ssh: ["public"] }, ["ssh is public: everyone may try passwords and keys; name the networks you work from"]],
+  [{ services: { imaps: ["0.0.0.0/0"] } }, ["imaps is public over IPv4 only"]],
+])("warns about %j", (args, expected) => {
+  expect(warnings(read(args))).toEqual(expected);
+});

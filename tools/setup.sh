@@ -1,0 +1,146 @@
+#!/usr/bin/env bash
+# Installs what the demo and the tests need, and only what is missing; `make` calls it. What it found or made is written to
+# .cache/env.sh. The slow parts (Pulumi's engine, the EC2 emulator) are kept outside of the checkout, in ~/.cache/mail-firewall.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/mail-firewall
+mkdir -p "$cache" .cache
+
+say() { echo "setup: $*"; }
+fail() {
+  echo "setup: $*" >&2
+  exit 1
+}
+
+# try N COMMAND…: what was downloaded before a failure is kept, so the next try goes on from there.
+try() {
+  left=$1
+  shift
+  until "$@"; do
+    left=$((left - 1))
+    [ "$left" -gt 0 ] || return 1
+    say "failed; trying again ($left left): $*"
+    sleep 3
+  done
+}
+
+debian_packages() {
+  missing=
+  while read -r program package; do
+    command -v "$program" >/dev/null 2>&1 || [ -x "/usr/sbin/$program" ] || missing="$missing $package"
+  done <<'EOF'
+ip iproute2
+iptables iptables
+sshd openssh-server
+ssh-keygen openssh-client
+sudo sudo
+setpriv util-linux
+ps procps
+python3 python3
+diff diffutils
+shellcheck shellcheck
+EOF
+  python3 -c 'import ensurepip' 2>/dev/null || missing="$missing python3-venv"
+  [ -n "$missing" ] || return 0
+  command -v apt-get >/dev/null || fail "missing, and this is no Debian to install it with apt-get:$missing"
+  [ "$(id -u)" = 0 ] || fail "missing, and only root can install it:$missing"
+  say "installing Debian packages:$missing"
+  try 3 apt-get update -qq
+  # shellcheck disable=SC2086 # one word a package
+  DEBIAN_FRONTEND=noninteractive try 3 apt-get install -y -qq --no-install-recommends $missing >"$cache/apt.log" 2>&1 ||
+    { tail -20 "$cache/apt.log" >&2; fail "apt-get could not install:$missing"; }
+}
+
+node_modules() {
+  [ "$(node -p 'process.versions.node.split(".")[0]' 2>/dev/null || echo 0)" -ge 20 ] ||
+    fail "Node.js 20 or newer is needed; see https://nodejs.org"
+  [ package-lock.json -nt node_modules/.package-lock.json ] || return 0
+  say "installing npm packages (npm ci)"
+  try 3 npm ci --no-audit --no-fund --loglevel=error
+  touch node_modules/.package-lock.json
+}
+
+# Pulumi: the one on PATH if it is new enough for component inputs in previews, otherwise one that is built here once.
+minimum=3.202.0
+pinned=3.259.0
+
+pulumi_engine() {
+  found=$(pulumi version 2>/dev/null | sed 's/^v//' || true)
+  if [ -n "$found" ] && [ "$(printf '%s\n' "$minimum" "$found" | sort -V | head -n 1)" = "$minimum" ]; then
+    say "Pulumi $found, from PATH"
+    return
+  fi
+  engine=$cache/pulumi-$pinned
+  export PATH="$engine:$PATH"
+  if [ ! -x "$engine/pulumi" ] || [ ! -x "$engine/pulumi-language-nodejs" ]; then
+    command -v go >/dev/null ||
+      fail "no Pulumi $minimum or newer on PATH (found: ${found:-none}), and no Go to build one; install either:
+  https://www.pulumi.com/docs/install/   or   Go 1.24 or newer, https://go.dev/doc/install"
+    say "no Pulumi $minimum or newer on PATH (found: ${found:-none}): building $pinned from its Go module, once; 5 to 10 minutes"
+    mkdir -p "$engine"
+    go_build pulumi-language-nodejs github.com/pulumi/pulumi/sdk/v3/nodejs/cmd/pulumi-language-nodejs ""
+    go_build pulumi github.com/pulumi/pulumi/pkg/v3/cmd/pulumi "-X github.com/pulumi/pulumi/sdk/v3/go/common/version.Version=$pinned"
+  fi
+  say "Pulumi $(pulumi version | sed 's/^v//'), built from its Go module"
+}
+
+# go_build NAME PACKAGE LDFLAGS: Go's own caches make an interrupted download or build go on where it stopped.
+go_build() {
+  [ ! -x "$engine/$1" ] || return 0
+  (
+    cd "tools/$1"
+    try 5 go mod download || fail "the Go modules of $1 could not be downloaded; run it again to go on"
+    total=$(go list -deps "$2" | wc -l)
+    # With -v go prints every package that it has compiled.
+    go build -v -trimpath -ldflags "-s -w $3" -o "$engine/.$1.new" "$2" 2>&1 | tee "$cache/$1.log" |
+      awk -v name="$1" -v total="$total" 'NR % 150 == 0 { print "setup: " name ": " NR " of at most " total " packages"; fflush() }' ||
+      { tail -20 "$cache/$1.log" >&2; fail "$1 does not build (above)"; }
+    mv "$engine/.$1.new" "$engine/$1"
+  )
+}
+
+moto=5.2.3
+
+ec2_emulator() {
+  venv=$cache/venv-moto-$moto
+  [ ! -e "$venv/complete" ] || return 0
+  say "installing the EC2 emulator moto $moto"
+  python3 -m venv --clear "$venv"
+  try 3 "$venv/bin/pip" install --quiet --disable-pip-version-check "moto[ec2,server]==$moto"
+  touch "$venv/complete"
+}
+
+# The provider plugins of a PULUMI_HOME of the tests' own: the real ones of this machine where it has them, else stand-ins.
+providers() {
+  npx --no-install tsc -p test/sandbox
+  home=$PWD/.cache/pulumi
+  mkdir -p "$home/plugins"
+  for name in command aws; do
+    version=$(node -p "require('./node_modules/@pulumi/$name/package.json').version")
+    plugin=resource-$name-v$version
+    real=${PULUMI_HOME:-$HOME/.pulumi}/plugins/$plugin
+    rm -rf "$home/plugins/$plugin"
+    if [ -d "$real" ] && [ "$real" != "$home/plugins/$plugin" ]; then
+      ln -s "$real" "$home/plugins/$plugin"
+      say "provider $name $version: the real one, from this machine"
+    else
+      mkdir "$home/plugins/$plugin"
+      printf '#!/bin/sh\nexec node %s "$@"\n' "$PWD/.cache/sandbox/test/sandbox/providers/$name.js" \
+        >"$home/plugins/$plugin/pulumi-resource-$name"
+      chmod +x "$home/plugins/$plugin/pulumi-resource-$name"
+      say "provider $name $version: the tests' stand-in (this machine has no real one)"
+    fi
+  done
+}
+
+debian_packages
+node_modules
+pulumi_engine
+ec2_emulator
+providers
+
+cat >.cache/env.sh <<EOF
+export PATH="$PATH"
+export PULUMI_HOME="$home"
+export MAILFW_MOTO_SERVER="$venv/bin/moto_server"
+EOF
