@@ -1,0 +1,461 @@
+// The main job on real parts: engine, sshd, kernel, EC2 API.
+import { createHash } from "node:crypto";
+
+import { rulesets } from "../../components/host/ruleset";
+import { Faults } from "../../components/policy/faults";
+import { readPolicy, rules } from "../../components/policy/policy";
+import { startEc2, type Ec2 } from "../sandbox/ec2";
+import { exposureOf } from "../sandbox/expect";
+import { operatorKey, startMailHost, type MailHost } from "../sandbox/host";
+import { startClient, type Client } from "../sandbox/probe";
+import { startStack, type Config, type Run, type Stack } from "../sandbox/stack";
+
+jest.setTimeout(120_000);
+
+const stranger4 = "192.0.2.10";
+const stranger6 = "2001:db8:2::10";
+const colleague4 = "10.20.0.5";
+const colleague6 = "fd12::5";
+
+const policy = {
+  services: { submissions: "public", https: "public", imap: ["10.20.0.0/16", "fd12::/48"] },
+  ssh: ["203.0.113.0/24", "2001:db8:113::/48"],
+  ports: { wireguard: { protocol: "udp", port: 51820, from: "public" } },
+};
+
+/** The text that the hosts must hold for `policy`, with these services beside its own. */
+function expectedRulesets(services: Record<string, string[]> = {}): string {
+  return rulesets(
+    rules(
+      readPolicy(
+        {
+          services: { submissions: ["public"], https: ["public"], imap: policy.services.imap, ...services },
+          ssh: policy.ssh,
+          ports: { wireguard: { protocol: "udp", port: 51820, from: ["public"] } },
+        },
+        "",
+        { any: true },
+        new Faults(),
+      ),
+    ),
+  );
+}
+
+/** Our part of a host's live rules, in the form of {@link rulesets}. */
+async function live(host: MailHost): Promise<string> {
+  const part = async (family: 4 | 6) =>
+    (await host.save(family)).split("\n").filter((line) => /^(\*filter|:MAILFW|-A MAILFW|COMMIT)/.test(line));
+  return ["# IPv4", ...(await part(4)), "# IPv6", ...(await part(6)), ""].join("\n");
+}
+
+function succeeded(run: Run): string {
+  if (run.code !== 0) throw new Error(`exit code ${run.code}\n${run.output}`);
+  return run.output;
+}
+
+function failed(run: Run): string {
+  if (run.code === 0) throw new Error(`should have failed\n${run.output}`);
+  return run.output;
+}
+
+/** The lines of a preview that something changes in, without indentation. */
+const changed = (output: string) =>
+  output
+    .split("\n")
+    .filter((line) => /^\s*[+~-] /.test(line))
+    .map((line) => line.trim().replace(/\s+/g, " "));
+
+describe("a stack with two hosts and a security group", () => {
+  let ec2: Ec2, nft: MailHost, legacy: MailHost, stack: Stack, vpcId: string;
+  let stranger: Client, colleague: Client;
+  let before: string[];
+  let config: Config;
+  const filters = async () => Promise.all([nft, legacy].flatMap((host) => [host.save(4), host.save(6)]));
+
+  beforeAll(async () => {
+    [ec2, nft, legacy, stranger, colleague] = await Promise.all([
+      startEc2(),
+      startMailHost({ backend: "nft" }),
+      startMailHost({ backend: "legacy" }),
+      startClient([stranger4, stranger6]),
+      startClient([colleague4, colleague6]),
+    ]);
+    vpcId = await ec2.createVpc();
+    stack = await startStack({ privateKey: operatorKey.privateKey, env: ec2.env });
+    // What a distribution leaves behind: an ACCEPT that would bypass us, a REJECT that would hide us, and fail2ban's jump.
+    for (const tool of ["iptables", "ip6tables"]) {
+      const rules = ["-N f2b-sshd", "-A INPUT -j f2b-sshd", "-A INPUT -p tcp -m multiport --dports 22,3306 -j ACCEPT"];
+      if (tool === "ip6tables") rules.push("-A INPUT -p ipv6-icmp -j ACCEPT");
+      rules.push("-A INPUT -j REJECT");
+      for (const rule of rules) await nft.run(`${tool} ${rule}`);
+    }
+    before = await filters();
+    config = {
+      "aws:region": "eu-central-1",
+      ...policy,
+      hosts: {
+        mx1: { host: nft.address4, hostKey: nft.hostKey },
+        mx2: { host: legacy.address6, hostKey: legacy.hostKey, user: "admin" },
+      },
+      aws: { vpcId },
+    };
+    stack.configure(config);
+  });
+
+  afterAll(async () => {
+    await Promise.all([ec2?.close(), nft?.close(), legacy?.close(), stranger?.close(), colleague?.close()]);
+    stack?.remove();
+  });
+
+  test("the first preview touches nothing", async () => {
+    const output = succeeded(await stack.preview());
+    expect(output).toContain("+ 33 to create");
+    expect([nft.connections(), legacy.connections()]).toEqual([0, 0]);
+    expect(ec2.calls()).toEqual([]);
+    expect(await filters()).toEqual(before);
+  });
+
+  test("up loads both families on every host, and fills the group", async () => {
+    succeeded(await stack.up("--skip-preview"));
+    for (const host of [nft, legacy]) expect(await live(host)).toBe(expectedRulesets());
+
+    const [group, ...others] = await ec2.securityGroups(vpcId);
+    expect(others).toEqual([]);
+    expect(group).toMatchObject({ description: "Mail server firewall" });
+    const found = await ec2.rules(group!.id);
+    expect(
+      found
+        .filter(({ protocol }) => protocol === "tcp" || protocol === "udp")
+        .map(({ direction, protocol, fromPort, toPort, source }) =>
+          [direction, protocol, fromPort, toPort, source].join(" "),
+        )
+        .sort(),
+    ).toEqual(
+      [
+        "ingress tcp 25 25 0.0.0.0/0",
+        "ingress tcp 25 25 ::/0",
+        "ingress tcp 22 22 203.0.113.0/24",
+        "ingress tcp 22 22 2001:db8:113::/48",
+        "ingress tcp 143 143 10.20.0.0/16",
+        "ingress tcp 143 143 fd12::/48",
+        "ingress tcp 443 443 0.0.0.0/0",
+        "ingress tcp 443 443 ::/0",
+        "ingress tcp 465 465 0.0.0.0/0",
+        "ingress tcp 465 465 ::/0",
+        "ingress udp 51820 51820 0.0.0.0/0",
+        "ingress udp 51820 51820 ::/0",
+      ].sort(),
+    );
+    expect(found.filter(({ direction }) => direction === "egress")).toEqual([
+      expect.objectContaining({ protocol: "-1", source: "0.0.0.0/0" }),
+      expect.objectContaining({ protocol: "-1", source: "::/0" }),
+    ]);
+    expect(found.filter(({ protocol }) => protocol.startsWith("icmp"))).toHaveLength(9);
+
+    const fingerprint = createHash("sha256").update(expectedRulesets()).digest("hex").slice(0, 12);
+    expect(await stack.outputs()).toMatchObject({
+      exposure: { smtp: "tcp/25: public", imap: "tcp/143: 10.20.0.0/16, fd12::/48", imaps: "tcp/993: closed" },
+      hosts: { mx1: `applied ${fingerprint}`, mx2: `applied ${fingerprint}` },
+      securityGroupId: group!.id,
+      cloudOnly: {},
+    });
+  });
+
+  test.each([
+    ["a stranger", stranger4, () => stranger, []],
+    ["a stranger", stranger6, () => stranger, []],
+    ["a colleague", colleague4, () => colleague, ["tcp/143"]],
+    ["a colleague", colleague6, () => colleague, ["tcp/143"]],
+  ])("packets: %s at %s reaches what is open to them, and nothing else", async (_, source, client, extra) => {
+    for (const host of [nft, legacy]) {
+      const { open, refused } = await exposureOf(host, client(), source);
+      expect(open.sort()).toEqual(["tcp/25", "tcp/443", "tcp/465", "udp/51820", ...extra].sort());
+      expect(refused).toEqual([]);
+    }
+  });
+
+  test("the jump stands behind fail2ban's and before the rules that decide", async () => {
+    const { stdout } = await nft.run("iptables -S INPUT; ip6tables -S INPUT");
+    expect(stdout.split("\n").filter((line) => line.startsWith("-A"))).toEqual([
+      "-A INPUT -j f2b-sshd",
+      "-A INPUT -j MAILFW-IN",
+      "-A INPUT -p tcp -m multiport --dports 22,3306 -j ACCEPT",
+      "-A INPUT -j REJECT --reject-with icmp-port-unreachable",
+      "-A INPUT -j f2b-sshd",
+      "-A INPUT -j MAILFW-IN",
+      "-A INPUT -p tcp -m multiport --dports 22,3306 -j ACCEPT",
+      "-A INPUT -p ipv6-icmp -j ACCEPT",
+      "-A INPUT -j REJECT --reject-with icmp6-port-unreachable",
+    ]);
+  });
+
+  test("the script belongs to root, who alone may change it", async () => {
+    for (const host of [nft, legacy]) {
+      expect((await host.run("stat -c '%a %U:%G' /usr/local/sbin/mail-firewall")).stdout).toBe("744 root:root\n");
+      expect((await host.run("ls /usr/local/sbin/")).stdout).toBe("mail-firewall\n");
+    }
+  });
+
+  test("up again opens no connection and calls nothing that changes AWS", async () => {
+    const connections = [nft.connections(), legacy.connections()];
+    const calls = ec2.calls().length;
+    expect(succeeded(await stack.up("--expect-no-changes"))).toContain("33 unchanged");
+    expect([nft.connections(), legacy.connections()]).toEqual(connections);
+    expect(ec2.calls().slice(calls)).toEqual([]);
+  });
+
+  test("the order of the config and the spelling of a service change nothing", async () => {
+    const { submissions, https, imap } = policy.services;
+    stack.configure({
+      ...Object.fromEntries(Object.entries(config).reverse()),
+      services: { smtp: "public", imap: [...imap].reverse(), https, smtps: submissions, pop3: "closed" },
+    });
+    expect(succeeded(await stack.preview("--expect-no-changes", "--diff"))).toContain("33 unchanged");
+  });
+
+  test("the preview of one service made public is what a reviewer needs, and no more", async () => {
+    stack.configure({ ...config, services: { ...policy.services, imaps: "public" } });
+    const output = succeeded(await stack.preview("--diff"));
+    const rule = "+ -A MAILFW-IN -p tcp -m tcp --dport 993 -m comment --comment imaps -j ACCEPT";
+    const line = '~ imaps : "tcp/993: closed" => "tcp/993: public"';
+    const group = [
+      "+ aws:vpc/securityGroupIngressRule:SecurityGroupIngressRule: (create)",
+      "+ aws:vpc/securityGroupIngressRule:SecurityGroupIngressRule: (create)",
+    ];
+    const host = ["~ command:remote:Command: (update)", "~ stdin:", rule, rule];
+    const found = changed(output);
+    // The engine prints independent resources in the order in which they come.
+    expect([...found].sort()).toEqual(
+      [
+        ...["~ mail-firewall:index:MailFirewall: (update)", "~ exposure: {", line],
+        ...[...group, ...host, ...host],
+        ...["~ exposure : {", line],
+        ...["+ 2 to create", "~ 3 to update"],
+      ].sort(),
+    );
+    expect(output).toContain("30 unchanged");
+    for (const name of ["tcp-993-anywhere-ipv4", "tcp-993-anywhere-ipv6"])
+      expect(output).toContain(`mail-ingress-${name}]`);
+    expect(output).not.toContain("[secret]");
+    expect(output).not.toContain("replace");
+  });
+
+  test("up with one more service opens it, on the hosts and in the group, and only it", async () => {
+    const calls = ec2.calls().length;
+    const connections = [nft.connections(), legacy.connections()];
+    succeeded(await stack.up("--skip-preview"));
+    expect(
+      ec2
+        .calls()
+        .slice(calls)
+        .filter((call) => !call.startsWith("Describe")),
+    ).toEqual(["AuthorizeSecurityGroupIngress", "AuthorizeSecurityGroupIngress"]);
+    // One connection a host: apply. Nothing was installed anew.
+    expect([nft.connections(), legacy.connections()]).toEqual(connections.map((count) => count + 1));
+    for (const host of [nft, legacy]) {
+      expect(await live(host)).toBe(expectedRulesets({ imaps: ["public"] }));
+      for (const source of [stranger4, stranger6]) {
+        const { open } = await exposureOf(host, stranger, source);
+        expect(open.sort()).toEqual(["tcp/25", "tcp/443", "tcp/465", "tcp/993", "udp/51820"]);
+      }
+    }
+  });
+
+  test("closing it again shuts it", async () => {
+    stack.configure(config);
+    succeeded(await stack.up("--skip-preview"));
+    for (const source of [stranger4, stranger6]) {
+      expect((await exposureOf(legacy, stranger, source)).shut).toContain("tcp/993");
+    }
+  });
+
+  test("refresh finds what was deployed", async () => {
+    const output = succeeded(await stack.refresh());
+    expect(output).toContain("33 unchanged");
+    expect(succeeded(await stack.preview("--expect-no-changes"))).toContain("33 unchanged");
+  });
+
+  test("the state holds no secret in plain text, and every resource is under its component", async () => {
+    const state = await stack.export();
+    const text = JSON.stringify(state);
+    for (const line of operatorKey.privateKey.split("\n").filter((part) => part.length > 20))
+      expect(text).not.toContain(line);
+    expect(text).not.toContain("PRIVATE KEY");
+    const resources = state.deployment.resources ?? [];
+    const parents = new Set(
+      resources
+        .filter(({ type }) => type.startsWith("aws:") || type.startsWith("command:"))
+        .map(({ parent }) => parent!.replace(/^.*mail-firewall:index:/, "")),
+    );
+    expect([...parents].sort()).toEqual([
+      "HostFirewall::mail-mx1",
+      "HostFirewall::mail-mx2",
+      "MailSecurityGroup::mail",
+    ]);
+  });
+
+  test("destroy leaves the hosts and the VPC as they were", async () => {
+    succeeded(await stack.destroy());
+    expect(await filters()).toEqual(before);
+    expect(await ec2.securityGroups(vpcId)).toEqual([]);
+    for (const host of [nft, legacy]) {
+      expect((await host.run("ls -A /usr/local/sbin /etc/mail-firewall 2>/dev/null; ls -A /tmp")).stdout).toBe(
+        "/usr/local/sbin:\n",
+      );
+    }
+  });
+});
+
+describe("parts of a stack", () => {
+  let ec2: Ec2, host: MailHost, other: MailHost;
+  const stacks: Stack[] = [];
+
+  beforeAll(async () => {
+    [ec2, host, other] = await Promise.all([startEc2(), startMailHost(), startMailHost({ sshPort: 2222 })]);
+  });
+  afterAll(async () => {
+    await Promise.all([ec2?.close(), host?.close(), other?.close()]);
+    for (const stack of stacks) stack.remove();
+  });
+
+  async function started(config: Config): Promise<Stack> {
+    const stack = await startStack({ privateKey: operatorKey.privateKey, env: ec2.env });
+    stacks.push(stack);
+    stack.configure(config);
+    return stack;
+  }
+
+  test("only hosts: no call to AWS at all", async () => {
+    const stack = await started({ ...policy, hosts: { mx1: { host: host.address4, hostKey: host.hostKey } } });
+    const calls = ec2.calls().length;
+    succeeded(await stack.up("--skip-preview"));
+    expect(await live(host)).toBe(expectedRulesets());
+    expect(ec2.calls().length).toBe(calls);
+    expect(Object.keys(await stack.outputs()).sort()).toEqual(["cloudOnly", "exposure", "hostOnly", "hosts"]);
+    succeeded(await stack.destroy());
+  });
+
+  test("only a VPC: no connection to a host at all", async () => {
+    const vpcId = await ec2.createVpc();
+    const stack = await started({ "aws:region": "eu-central-1", ...policy, ssh: "closed", aws: { vpcId } });
+    succeeded(await stack.up("--skip-preview"));
+    const [group] = await ec2.securityGroups(vpcId);
+    expect((await ec2.rules(group!.id)).map(({ fromPort }) => fromPort)).not.toContain(22);
+    expect(await stack.outputs()).toMatchObject({ securityGroupId: group!.id, hosts: {}, hostOnly: {} });
+    succeeded(await stack.destroy());
+  });
+
+  test("neither: an error that says what to add", async () => {
+    const stack = await started(policy);
+    expect(failed(await stack.preview())).toContain(
+      'mail-firewall:hosts: is missing, and so is "aws": add hosts to protect, or aws: { vpcId: vpc-... } for a security group, or both',
+    );
+  });
+
+  test("config set --path, as the CLI writes it", async () => {
+    const stack = await started({ ssh: policy.ssh, hosts: { mx1: { host: host.address4, hostKey: host.hostKey } } });
+    for (const [key, value] of [
+      ["mail-firewall:services.imaps", "public"],
+      ["mail-firewall:services.imap[0]", "10.20.0.0/16"],
+      ["mail-firewall:hosts.mx1.port", "22"],
+    ]) {
+      succeeded(await stack.pulumi("config", "set", "--path", key!, value!));
+    }
+    const output = succeeded(await stack.preview("--diff"));
+    expect(output).toMatch(/imaps +: "tcp\/993: public"/);
+    expect(output).toMatch(/imap +: "tcp\/143: 10\.20\.0\.0\/16"/);
+  });
+
+  test.each<[string, Config, string[]]>([
+    [
+      "a misspelled service",
+      { services: { impas: "public" } },
+      ['mail-firewall:services.impas: unknown service; did you mean "imaps"?'],
+    ],
+    ["a misspelled key", { servces: {} }, ['mail-firewall:servces: unknown key; did you mean "services"?']],
+    [
+      "host bits and a wrong type at once",
+      { ssh: ["203.0.113.1/24"], services: { imaps: 993 } },
+      [
+        'mail-firewall:ssh[0]: "203.0.113.1/24" has host bits set; write 203.0.113.0/24',
+        'mail-firewall:services.imaps: 993 is none of "public", "closed" and a list of networks',
+      ],
+    ],
+    [
+      "hostile text",
+      { services: { "$(reboot)": "public" } },
+      ['mail-firewall:services["$(reboot)"]: unknown service;'],
+    ],
+    [
+      "a key in plain text",
+      { sshPrivateKey: "-----BEGIN X PRIVATE KEY-----" },
+      ["mail-firewall:sshPrivateKey: is stored in plain text"],
+    ],
+    [
+      "services as a list, which Pulumi itself refuses",
+      { services: ["imaps"] },
+      ["Stack 'test' with configuration key 'services' must be of type 'object'"],
+    ],
+  ])("wrong config, %s: an error without a stack trace, and nothing is touched", async (_, fault, expected) => {
+    const stack = await startStack({ env: { ...ec2.env, SSH_AUTH_SOCK: "/nonexistent" } });
+    stacks.push(stack);
+    stack.configure({
+      ...{ ...policy, "aws:region": "eu-central-1", aws: { vpcId: "vpc-0abc" } },
+      hosts: { mx1: { host: host.address4, hostKey: host.hostKey } },
+      ...fault,
+    });
+    const connections = host.connections();
+    const calls = ec2.calls().length;
+    for (const run of [await stack.preview(), await stack.up()]) {
+      const output = failed(run);
+      for (const line of expected) expect(output).toContain(line);
+      expect(output).not.toMatch(/^\s+at .*:\d+:\d+/m);
+    }
+    expect(host.connections()).toBe(connections);
+    expect(ec2.calls().length).toBe(calls);
+  });
+
+  test("without a key and without an agent: an error before anything is touched; a preview works", async () => {
+    const stack = await startStack({ env: ec2.env });
+    stacks.push(stack);
+    stack.configure({ ...policy, hosts: { mx1: { host: host.address4, hostKey: host.hostKey } } });
+    succeeded(await stack.preview());
+    const connections = host.connections();
+    expect(failed(await stack.up("--skip-preview"))).toContain(
+      "mail-firewall:sshPrivateKey: is missing, and no SSH agent runs",
+    );
+    expect(host.connections()).toBe(connections);
+  });
+
+  test("another host key than the declared one: refused, nothing is changed; with the right one it goes on", async () => {
+    const stack = await started({ ...policy, hosts: { mx1: { host: host.address4, hostKey: other.hostKey } } });
+    const before = [await host.save(4), await host.save(6)];
+    const output = failed(await stack.up("--skip-preview"));
+    expect(output).toMatch(/host key mismatch/);
+    expect([await host.save(4), await host.save(6)]).toEqual(before);
+    stack.configure({ ...policy, hosts: { mx1: { host: host.address4, hostKey: host.hostKey } } });
+    succeeded(await stack.up("--skip-preview"));
+    expect(await live(host)).toBe(expectedRulesets());
+    succeeded(await stack.destroy());
+  });
+
+  test("a host that is not there: an error within the dial limits, which names the host's resource", async () => {
+    const stack = await started({ ...policy, hosts: { mx1: { host: "198.51.100.250", hostKey: host.hostKey } } });
+    const run = await stack.up("--skip-preview");
+    expect(failed(run)).toMatch(/mail-mx1-install[\s\S]*after \d+ failed attempts: dial tcp 198\.51\.100\.250:22/);
+    expect(run.seconds).toBeLessThan(60);
+  });
+
+  test("SSH on another port: kept open there, and refused where nothing listens", async () => {
+    const place = { host: other.address4, hostKey: other.hostKey, port: 2222 };
+    const stack = await started({ ...policy, hosts: { mx1: { ...place, sshPorts: [2022] } } });
+    expect(failed(await stack.up("--skip-preview"))).toContain(
+      "nothing listens on the ports that the rules keep open for SSH",
+    );
+    expect(await other.save(4)).not.toContain("MAILFW");
+    stack.configure({ ...policy, hosts: { mx1: place } });
+    succeeded(await stack.up("--skip-preview"));
+    expect(await other.save(4)).toContain("--dport 2222 -m comment --comment ssh -j ACCEPT");
+    succeeded(await stack.destroy());
+  });
+});

@@ -1,0 +1,143 @@
+"""The network ends of the sandbox: `agent.py listen` on a mail host, `agent.py probe MS` and `agent.py ping MS` on a client.
+
+Input and output are JSON. Only the standard library is used: this runs with whatever python3 the machine has.
+"""
+
+import asyncio
+import json
+import os
+import resource
+import socket
+import struct
+import sys
+
+KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
+RECVERR = {socket.AF_INET: (socket.IPPROTO_IP, 11), socket.AF_INET6: (socket.IPPROTO_IPV6, 25)}  # not in socket yet
+
+
+def make_socket(kind, address, port, protocol=0):
+    """A socket bound to the address, of one family only: a listener on :: must not answer for IPv4."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    sock = socket.socket(family, kind, protocol)
+    if family == socket.AF_INET6 and kind != socket.SOCK_RAW:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    if kind == socket.SOCK_STREAM and port:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.setblocking(False)
+    try:
+        sock.bind((address, port))
+    except OSError as error:
+        raise SystemExit(f"agent.py: cannot bind {address} port {port}: {error.strerror}")
+    return sock
+
+
+# --- listen: {"tcp": [port…], "udp": [port…]} as argument; prints "listening" when all ports answer
+
+
+async def echo(reader, writer):
+    """Sends back what it gets until the peer closes, so that a test can hold a session open and see it live."""
+    try:
+        while data := await reader.read(4096):
+            writer.write(data)
+            await writer.drain()
+    except ConnectionError:
+        pass
+    finally:
+        writer.close()
+
+
+class EchoDatagrams(asyncio.DatagramProtocol):
+    def connection_made(self, transport):
+        self.transport = transport
+
+    def datagram_received(self, data, peer):
+        self.transport.sendto(data, peer)
+
+
+async def listen(ports):
+    loop = asyncio.get_running_loop()
+    for address in ("0.0.0.0", "::"):
+        for port in ports["tcp"]:
+            # A whole batch of probes may go to one port: with a short queue some would look dropped.
+            await asyncio.start_server(echo, sock=make_socket(socket.SOCK_STREAM, address, port), backlog=4096)
+        for port in ports["udp"]:
+            await loop.create_datagram_endpoint(EchoDatagrams, sock=make_socket(socket.SOCK_DGRAM, address, port))
+    print("listening", flush=True)
+    await asyncio.Event().wait()
+
+
+# --- probe: [{source, target, protocol, port}…] on stdin; prints [verdict…]
+
+
+async def attempt(sock, probe):
+    loop = asyncio.get_running_loop()
+    await loop.sock_connect(sock, (probe["target"], probe["port"]))
+    sock.getpeername()  # an error where sock_connect was only woken by RECVERR
+    if probe["protocol"] == "udp":
+        await loop.sock_sendall(sock, b"probe")
+        await loop.sock_recv(sock, 64)
+
+
+async def verdict(probe, timeout):
+    with make_socket(KINDS[probe["protocol"]], probe["source"], 0) as sock:
+        if probe["protocol"] == "tcp":
+            # Without a wire's delay the ICMP error to a SYN arrives within connect(), where the kernel only takes a note
+            # of it, and would go on trying. RECVERR makes it wake us.
+            sock.setsockopt(*RECVERR[sock.family], 1)
+        try:
+            await asyncio.wait_for(attempt(sock, probe), timeout)
+            return "open"
+        except asyncio.TimeoutError:
+            return "shut"
+        except OSError:  # A reset or one of ICMP's unreachables, whatever errno the kernel makes of it.
+            return "refused"
+
+
+async def probe_all(probes, timeout):
+    print(json.dumps(await asyncio.gather(*(verdict(probe, timeout) for probe in probes))))
+
+
+# --- ping: {source, target} on stdin; prints true or false
+
+
+def checksum(data):
+    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    total = (total >> 16) + (total & 0xFFFF)
+    return ~(total + (total >> 16)) & 0xFFFF
+
+
+async def echo_reply(sock, target):
+    loop = asyncio.get_running_loop()
+    v6 = sock.family == socket.AF_INET6
+    request, reply = (128, 129) if v6 else (8, 0)
+    identity = struct.pack("!HH", os.getpid() & 0xFFFF, 1)
+    total = 0 if v6 else checksum(struct.pack("!BBH", request, 0, 0) + identity)  # the kernel does it for ICMPv6
+    sock.connect((target, 0))
+    await loop.sock_sendall(sock, struct.pack("!BBH", request, 0, total) + identity)
+    while True:
+        packet = await loop.sock_recv(sock, 2048)
+        message = packet if v6 else packet[(packet[0] & 15) * 4 :]  # only raw IPv4 sockets see the IP header
+        if message[0] == reply and message[4:8] == identity:
+            return
+
+
+async def ping(request, timeout):
+    protocol = socket.IPPROTO_ICMPV6 if ":" in request["source"] else socket.IPPROTO_ICMP
+    with make_socket(socket.SOCK_RAW, request["source"], 0, protocol) as sock:
+        try:
+            await asyncio.wait_for(echo_reply(sock, request["target"]), timeout)
+            print("true")
+        except (asyncio.TimeoutError, OSError):
+            print("false")
+
+
+def main(verb, argument):
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # a socket for each probe
+    if verb == "listen":
+        return listen(json.loads(argument))
+    verbs = {"probe": probe_all, "ping": ping}
+    return verbs[verb](json.load(sys.stdin), float(argument) / 1000)
+
+
+asyncio.run(main(*sys.argv[1:]))

@@ -1,0 +1,83 @@
+// What the outside world sees of a mail host. Runs inside enter.sh.
+import { mkdirSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { agent, execute, once, python, startMachine } from "./host";
+
+export interface Client {
+  /** A process in its network namespace: `nsenter -t PID --net ssh …` dials from there. */
+  readonly pid: number;
+  close(): Promise<void>;
+}
+
+export interface Probe {
+  source: string;
+  target: string;
+  protocol: "tcp" | "udp";
+  port: number;
+}
+
+/** `open`: answered. `shut`: nothing came back in time. `refused`: a reset or an ICMP unreachable came back. */
+export type Verdict = "open" | "shut" | "refused";
+
+/** A machine of the outside world with these source addresses (any number, both families). */
+export async function startClient(addresses: string[]): Promise<Client> {
+  const release = claim(addresses);
+  try {
+    // The new namespace's first program is the client, and only waits for the end of this process, or of close().
+    const machine = await startMachine("client", addresses, ["--net"], "exec cat >/dev/null");
+    machine.started();
+    const close = once(async () => {
+      await machine.close();
+      release();
+    });
+    return { pid: machine.pid, close };
+  } catch (error) {
+    release();
+    throw error;
+  }
+}
+
+/** Two machines with one address would take each other's answers. Jest's workers share the sandbox, so this is on disk. */
+function claim(addresses: string[]): () => void {
+  const claimed: string[] = [];
+  const release = (): void => claimed.forEach((folder) => rmSync(folder, { recursive: true, force: true }));
+  for (const address of addresses) {
+    const folder = join(tmpdir(), `client-${address}`);
+    try {
+      mkdirSync(folder);
+    } catch (error) {
+      release();
+      if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error;
+      throw new Error(`${address} belongs to another client in this sandbox: close it, or use another address`);
+    }
+    claimed.push(folder);
+  }
+  return release;
+}
+
+/** All probes at once; the verdicts in their order. */
+export async function probe(
+  client: Client,
+  probes: Probe[],
+  { timeoutMs = 700 }: { timeoutMs?: number } = {},
+): Promise<Verdict[]> {
+  return (await ask(client, "probe", timeoutMs, probes)) as Verdict[];
+}
+
+/** Does the target answer an ICMP echo request? */
+export async function ping(
+  client: Client,
+  source: string,
+  target: string,
+  { timeoutMs = 700 }: { timeoutMs?: number } = {},
+): Promise<boolean> {
+  return (await ask(client, "ping", timeoutMs, { source, target })) as boolean;
+}
+
+async function ask(client: Client, verb: string, timeoutMs: number, question: unknown): Promise<unknown> {
+  const command = ["-t", `${client.pid}`, "--net", python, agent, verb, `${timeoutMs}`];
+  const { code, stdout, stderr } = await execute("nsenter", command, JSON.stringify(question));
+  if (code !== 0) throw new Error(`${verb}: ${stderr.trim()}`);
+  return JSON.parse(stdout);
+}

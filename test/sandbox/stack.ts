@@ -1,0 +1,122 @@
+// A stack of this project, run by the real engine against a state of its own.
+import { spawn } from "node:child_process";
+import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { readFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+
+import { stringify } from "yaml";
+
+/** What a Pulumi command printed, and how it ended. */
+export interface Run {
+  readonly code: number;
+  /** Both streams, as a person at a terminal without colours reads them. */
+  readonly output: string;
+  readonly seconds: number;
+}
+
+/** Stack configuration as in `stacks/Pulumi.<stack>.yaml`, without the namespace `mail-firewall:` where a key has none. */
+export type Config = Record<string, unknown>;
+
+export interface Stack {
+  /** Writes the stack's file; keys that were stored encrypted stay. */
+  configure(config: Config): void;
+  /** Runs `pulumi ARGS…` on this stack and waits for its end. */
+  pulumi(...args: string[]): Promise<Run>;
+  preview(...args: string[]): Promise<Run>;
+  up(...args: string[]): Promise<Run>;
+  refresh(...args: string[]): Promise<Run>;
+  destroy(...args: string[]): Promise<Run>;
+  outputs(): Promise<Record<string, unknown>>;
+  /** The state, as `pulumi stack export` prints it. */
+  export(): Promise<State>;
+  remove(): void;
+}
+
+export interface State {
+  deployment: { resources?: { urn: string; type: string; parent?: string; inputs?: Record<string, unknown> }[] };
+}
+
+export interface StackOptions {
+  /** The private key to store, encrypted, as `sshPrivateKey`. */
+  privateKey?: string;
+  /** More environment for Pulumi and the provider plugins. */
+  env?: Record<string, string>;
+  /** The folder of the project. Defaults to this repository, by links, so that no file of a test gets into it. */
+  project?: string;
+}
+
+const root = join(__dirname, __filename.endsWith(".ts") ? "../.." : "../../../..");
+
+/** Starts a stack that has never been deployed. */
+export async function startStack({ privateKey, env = {}, project }: StackOptions = {}): Promise<Stack> {
+  const folder = mkdtempSync(join(tmpdir(), "stack-"));
+  const work = project ?? join(folder, "project");
+  const state = join(folder, "state");
+  mkdirSync(state);
+  if (!project) {
+    mkdirSync(join(work, "stacks"), { recursive: true });
+    for (const name of ["Pulumi.yaml", "program.js", "package.json", "node_modules"]) {
+      symlinkSync(join(root, name), join(work, name));
+    }
+  }
+  const file = join(work, "stacks", "Pulumi.test.yaml");
+  const environment = {
+    ...process.env,
+    PULUMI_BACKEND_URL: `file://${state}`,
+    PULUMI_CONFIG_PASSPHRASE: "sandbox",
+    PULUMI_STACK: "test",
+    PULUMI_SKIP_UPDATE_CHECK: "true",
+    PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION: "true",
+    SSH_AUTH_SOCK: undefined,
+    ...env,
+  };
+
+  const run = (args: string[], stdin = "") => {
+    const started = process.hrtime.bigint();
+    return new Promise<Run>((resolve, reject) => {
+      const child = spawn("pulumi", ["--non-interactive", "--color", "never", ...args], {
+        cwd: work,
+        env: environment,
+        stdio: ["pipe", "pipe", "pipe"],
+      });
+      let output = "";
+      for (const stream of [child.stdout, child.stderr]) {
+        stream.setEncoding("utf8").on("data", (text: string) => (output += text));
+      }
+      child.stdin.end(stdin);
+      child.on("error", reject).on("close", (code) => {
+        resolve({ code: code ?? 255, output, seconds: Number(process.hrtime.bigint() - started) / 1e9 });
+      });
+    });
+  };
+  const mustRun = async (args: string[], stdin?: string) => {
+    const ended = await run(args, stdin);
+    if (ended.code !== 0) throw new Error(`pulumi ${args.join(" ")}: exit code ${ended.code}\n${ended.output}`);
+    return ended.output;
+  };
+
+  await mustRun(["stack", "init", "test"]);
+  if (privateKey !== undefined) {
+    await mustRun(["config", "set", "--secret", "mail-firewall:sshPrivateKey"], privateKey);
+  }
+  const stored = (await readFile(file, "utf8")).split("config:\n");
+
+  return {
+    pulumi: (...args) => run(args),
+    configure: (config) => {
+      const named = Object.fromEntries(
+        Object.entries(config).map(([key, value]) => [key.includes(":") ? key : `mail-firewall:${key}`, value]),
+      );
+      const text = stringify(named).replace(/^(?=.)/gm, "  ");
+      writeFileSync(file, `${stored[0]}config:\n${stored[1] ?? ""}${text}`);
+    },
+    preview: (...args) => run(["preview", "--suppress-progress", ...args]),
+    up: (...args) => run(["up", "--yes", "--suppress-progress", ...args]),
+    refresh: (...args) => run(["refresh", "--yes", "--suppress-progress", ...args]),
+    destroy: (...args) => run(["destroy", "--yes", "--suppress-progress", ...args]),
+    outputs: async () => JSON.parse(await mustRun(["stack", "output", "--json"])) as Record<string, unknown>,
+    export: async () => JSON.parse(await mustRun(["stack", "export"])) as State,
+    remove: () => rmSync(folder, { recursive: true, force: true }),
+  };
+}
