@@ -1,5 +1,6 @@
 const base = {
   transform: { "^.+\\.ts$": ["ts-jest", { tsconfig: "<rootDir>/test/tsconfig.json" }] },
+  cacheDirectory: "<rootDir>/.cache/jest", // the sandbox's temporary directory vanishes with it
   modulePathIgnorePatterns: ["<rootDir>/dist", "<rootDir>/.cache"],
 };
 

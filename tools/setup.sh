@@ -113,6 +113,7 @@ ec2_emulator() {
 # The provider plugins of a PULUMI_HOME of the tests' own: the real ones of this machine where it has them, else stand-ins.
 providers() {
   npx --no-install tsc -p test/sandbox
+  cp test/sandbox/agent.py .cache/sandbox/test/sandbox/
   home=$PWD/.cache/pulumi
   mkdir -p "$home/plugins"
   for name in command aws; do

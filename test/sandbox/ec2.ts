@@ -187,6 +187,7 @@ export async function startEc2(): Promise<Ec2> {
 
   const close = async () => {
     process.removeListener("exit", clear);
+    server.ref(); // or Node ends here, with nothing left to wait for
     clear();
     await ended;
   };

@@ -42,6 +42,8 @@ export interface StackOptions {
   privateKey?: string;
   /** More environment for Pulumi and the provider plugins. */
   env?: Record<string, string>;
+  /** Is given every output as it comes. */
+  onOutput?: (text: string) => void;
   /** The folder of the project. Defaults to this repository, by links, so that no file of a test gets into it. */
   project?: string;
 }
@@ -49,7 +51,7 @@ export interface StackOptions {
 const root = join(__dirname, __filename.endsWith(".ts") ? "../.." : "../../../..");
 
 /** Starts a stack that has never been deployed. */
-export async function startStack({ privateKey, env = {}, project }: StackOptions = {}): Promise<Stack> {
+export async function startStack({ privateKey, env = {}, project, onOutput }: StackOptions = {}): Promise<Stack> {
   const folder = mkdtempSync(join(tmpdir(), "stack-"));
   const work = project ?? join(folder, "project");
   const state = join(folder, "state");
@@ -82,7 +84,10 @@ export async function startStack({ privateKey, env = {}, project }: StackOptions
       });
       let output = "";
       for (const stream of [child.stdout, child.stderr]) {
-        stream.setEncoding("utf8").on("data", (text: string) => (output += text));
+        stream.setEncoding("utf8").on("data", (text: string) => {
+          output += text;
+          onOutput?.(text);
+        });
       }
       child.stdin.end(stdin);
       child.on("error", reject).on("close", (code) => {
