@@ -5,6 +5,7 @@ const base = {
 };
 
 export default {
+  maxWorkers: "100%",
   projects: [
     // Needs nothing but Node.
     { ...base, displayName: "unit", testMatch: ["<rootDir>/test/unit/**/*.test.ts"] },

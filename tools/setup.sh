@@ -38,6 +38,7 @@ setpriv util-linux
 ps procps
 python3 python3
 diff diffutils
+busybox busybox
 shellcheck shellcheck
 EOF
   python3 -c 'import ensurepip' 2>/dev/null || missing="$missing python3-venv"
@@ -120,12 +121,13 @@ providers() {
     version=$(node -p "require('./node_modules/@pulumi/$name/package.json').version")
     plugin=resource-$name-v$version
     real=${PULUMI_HOME:-$HOME/.pulumi}/plugins/$plugin
+    [ "$real" != "$home/plugins/$plugin" ] || real=
     rm -rf "$home/plugins/$plugin"
-    if [ -d "$real" ] && [ "$real" != "$home/plugins/$plugin" ]; then
-      ln -s "$real" "$home/plugins/$plugin"
+    mkdir "$home/plugins/$plugin"
+    if [ -e "$real/pulumi-resource-$name" ]; then
+      ln -s "$real"/* "$home/plugins/$plugin/" # Pulumi overlooks a plugin's folder that is a link itself
       say "provider $name $version: the real one, from this machine"
     else
-      mkdir "$home/plugins/$plugin"
       printf '#!/bin/sh\nexec node %s "$@"\n' "$PWD/.cache/sandbox/test/sandbox/providers/$name.js" \
         >"$home/plugins/$plugin/pulumi-resource-$name"
       chmod +x "$home/plugins/$plugin/pulumi-resource-$name"

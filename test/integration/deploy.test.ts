@@ -1,14 +1,12 @@
 // The main job on real parts: engine, sshd, kernel, EC2 API.
 import { createHash } from "node:crypto";
 
-import { rulesets } from "../../components/host/ruleset";
-import { Faults } from "../../components/policy/faults";
-import { readPolicy, rules } from "../../components/policy/policy";
 import { startEc2, type Ec2 } from "../sandbox/ec2";
 import { exposureOf } from "../sandbox/expect";
 import { operatorKey, startMailHost, type MailHost } from "../sandbox/host";
 import { startClient, type Client } from "../sandbox/probe";
-import { startStack, type Config, type Run, type Stack } from "../sandbox/stack";
+import { startStack, type Config, type Stack } from "../sandbox/stack";
+import { expectedRulesets, live, policy, succeeded } from "./example";
 
 jest.setTimeout(120_000);
 
@@ -16,47 +14,6 @@ const stranger4 = "192.0.2.10";
 const stranger6 = "2001:db8:2::10";
 const colleague4 = "10.20.0.5";
 const colleague6 = "fd12::5";
-
-const policy = {
-  services: { submissions: "public", https: "public", imap: ["10.20.0.0/16", "fd12::/48"] },
-  ssh: ["203.0.113.0/24", "2001:db8:113::/48"],
-  ports: { wireguard: { protocol: "udp", port: 51820, from: "public" } },
-};
-
-/** The text that the hosts must hold for `policy`, with these services beside its own. */
-function expectedRulesets(services: Record<string, string[]> = {}): string {
-  return rulesets(
-    rules(
-      readPolicy(
-        {
-          services: { submissions: ["public"], https: ["public"], imap: policy.services.imap, ...services },
-          ssh: policy.ssh,
-          ports: { wireguard: { protocol: "udp", port: 51820, from: ["public"] } },
-        },
-        "",
-        { any: true },
-        new Faults(),
-      ),
-    ),
-  );
-}
-
-/** Our part of a host's live rules, in the form of {@link rulesets}. */
-async function live(host: MailHost): Promise<string> {
-  const part = async (family: 4 | 6) =>
-    (await host.save(family)).split("\n").filter((line) => /^(\*filter|:MAILFW|-A MAILFW|COMMIT)/.test(line));
-  return ["# IPv4", ...(await part(4)), "# IPv6", ...(await part(6)), ""].join("\n");
-}
-
-function succeeded(run: Run): string {
-  if (run.code !== 0) throw new Error(`exit code ${run.code}\n${run.output}`);
-  return run.output;
-}
-
-function failed(run: Run): string {
-  if (run.code === 0) throw new Error(`should have failed\n${run.output}`);
-  return run.output;
-}
 
 /** The lines of a preview that something changes in, without indentation. */
 const changed = (output: string) =>
@@ -303,159 +260,5 @@ describe("a stack with two hosts and a security group", () => {
         "/usr/local/sbin:\n",
       );
     }
-  });
-});
-
-describe("parts of a stack", () => {
-  let ec2: Ec2, host: MailHost, other: MailHost;
-  const stacks: Stack[] = [];
-
-  beforeAll(async () => {
-    [ec2, host, other] = await Promise.all([startEc2(), startMailHost(), startMailHost({ sshPort: 2222 })]);
-  });
-  afterAll(async () => {
-    await Promise.all([ec2?.close(), host?.close(), other?.close()]);
-    for (const stack of stacks) stack.remove();
-  });
-
-  async function started(config: Config): Promise<Stack> {
-    const stack = await startStack({ privateKey: operatorKey.privateKey, env: ec2.env });
-    stacks.push(stack);
-    stack.configure(config);
-    return stack;
-  }
-
-  test("only hosts: no call to AWS at all", async () => {
-    const stack = await started({ ...policy, hosts: { mx1: { host: host.address4, hostKey: host.hostKey } } });
-    const calls = ec2.calls().length;
-    succeeded(await stack.up("--skip-preview"));
-    expect(await live(host)).toBe(expectedRulesets());
-    expect(ec2.calls().length).toBe(calls);
-    expect(Object.keys(await stack.outputs()).sort()).toEqual(["cloudOnly", "exposure", "hostOnly", "hosts"]);
-    succeeded(await stack.destroy());
-  });
-
-  test("only a VPC: no connection to a host at all", async () => {
-    const vpcId = await ec2.createVpc();
-    const stack = await started({ "aws:region": "eu-central-1", ...policy, ssh: "closed", aws: { vpcId } });
-    succeeded(await stack.up("--skip-preview"));
-    const [group] = await ec2.securityGroups(vpcId);
-    expect((await ec2.rules(group!.id)).map(({ fromPort }) => fromPort)).not.toContain(22);
-    expect(await stack.outputs()).toMatchObject({ securityGroupId: group!.id, hosts: {}, hostOnly: {} });
-    succeeded(await stack.destroy());
-  });
-
-  test("neither: an error that says what to add", async () => {
-    const stack = await started(policy);
-    expect(failed(await stack.preview())).toContain(
-      'mail-firewall:hosts: is missing, and so is "aws": add hosts to protect, or aws: { vpcId: vpc-... } for a security group, or both',
-    );
-  });
-
-  test("config set --path, as the CLI writes it", async () => {
-    const stack = await started({ ssh: policy.ssh, hosts: { mx1: { host: host.address4, hostKey: host.hostKey } } });
-    for (const [key, value] of [
-      ["mail-firewall:services.imaps", "public"],
-      ["mail-firewall:services.imap[0]", "10.20.0.0/16"],
-      ["mail-firewall:hosts.mx1.port", "22"],
-    ]) {
-      succeeded(await stack.pulumi("config", "set", "--path", key!, value!));
-    }
-    const output = succeeded(await stack.preview("--diff"));
-    expect(output).toMatch(/imaps +: "tcp\/993: public"/);
-    expect(output).toMatch(/imap +: "tcp\/143: 10\.20\.0\.0\/16"/);
-  });
-
-  test.each<[string, Config, string[]]>([
-    [
-      "a misspelled service",
-      { services: { impas: "public" } },
-      ['mail-firewall:services.impas: unknown service; did you mean "imaps"?'],
-    ],
-    ["a misspelled key", { servces: {} }, ['mail-firewall:servces: unknown key; did you mean "services"?']],
-    [
-      "host bits and a wrong type at once",
-      { ssh: ["203.0.113.1/24"], services: { imaps: 993 } },
-      [
-        'mail-firewall:ssh[0]: "203.0.113.1/24" has host bits set; write 203.0.113.0/24',
-        'mail-firewall:services.imaps: 993 is none of "public", "closed" and a list of networks',
-      ],
-    ],
-    [
-      "hostile text",
-      { services: { "$(reboot)": "public" } },
-      ['mail-firewall:services["$(reboot)"]: unknown service;'],
-    ],
-    [
-      "a key in plain text",
-      { sshPrivateKey: "-----BEGIN X PRIVATE KEY-----" },
-      ["mail-firewall:sshPrivateKey: is stored in plain text"],
-    ],
-    [
-      "services as a list, which Pulumi itself refuses",
-      { services: ["imaps"] },
-      ["Stack 'test' with configuration key 'services' must be of type 'object'"],
-    ],
-  ])("wrong config, %s: an error without a stack trace, and nothing is touched", async (_, fault, expected) => {
-    const stack = await startStack({ env: { ...ec2.env, SSH_AUTH_SOCK: "/nonexistent" } });
-    stacks.push(stack);
-    stack.configure({
-      ...{ ...policy, "aws:region": "eu-central-1", aws: { vpcId: "vpc-0abc" } },
-      hosts: { mx1: { host: host.address4, hostKey: host.hostKey } },
-      ...fault,
-    });
-    const connections = host.connections();
-    const calls = ec2.calls().length;
-    for (const run of [await stack.preview(), await stack.up()]) {
-      const output = failed(run);
-      for (const line of expected) expect(output).toContain(line);
-      expect(output).not.toMatch(/^\s+at .*:\d+:\d+/m);
-    }
-    expect(host.connections()).toBe(connections);
-    expect(ec2.calls().length).toBe(calls);
-  });
-
-  test("without a key and without an agent: an error before anything is touched; a preview works", async () => {
-    const stack = await startStack({ env: ec2.env });
-    stacks.push(stack);
-    stack.configure({ ...policy, hosts: { mx1: { host: host.address4, hostKey: host.hostKey } } });
-    succeeded(await stack.preview());
-    const connections = host.connections();
-    expect(failed(await stack.up("--skip-preview"))).toContain(
-      "mail-firewall:sshPrivateKey: is missing, and no SSH agent runs",
-    );
-    expect(host.connections()).toBe(connections);
-  });
-
-  test("another host key than the declared one: refused, nothing is changed; with the right one it goes on", async () => {
-    const stack = await started({ ...policy, hosts: { mx1: { host: host.address4, hostKey: other.hostKey } } });
-    const before = [await host.save(4), await host.save(6)];
-    const output = failed(await stack.up("--skip-preview"));
-    expect(output).toMatch(/host key mismatch/);
-    expect([await host.save(4), await host.save(6)]).toEqual(before);
-    stack.configure({ ...policy, hosts: { mx1: { host: host.address4, hostKey: host.hostKey } } });
-    succeeded(await stack.up("--skip-preview"));
-    expect(await live(host)).toBe(expectedRulesets());
-    succeeded(await stack.destroy());
-  });
-
-  test("a host that is not there: an error within the dial limits, which names the host's resource", async () => {
-    const stack = await started({ ...policy, hosts: { mx1: { host: "198.51.100.250", hostKey: host.hostKey } } });
-    const run = await stack.up("--skip-preview");
-    expect(failed(run)).toMatch(/mail-mx1-install[\s\S]*after \d+ failed attempts: dial tcp 198\.51\.100\.250:22/);
-    expect(run.seconds).toBeLessThan(60);
-  });
-
-  test("SSH on another port: kept open there, and refused where nothing listens", async () => {
-    const place = { host: other.address4, hostKey: other.hostKey, port: 2222 };
-    const stack = await started({ ...policy, hosts: { mx1: { ...place, sshPorts: [2022] } } });
-    expect(failed(await stack.up("--skip-preview"))).toContain(
-      "nothing listens on the ports that the rules keep open for SSH",
-    );
-    expect(await other.save(4)).not.toContain("MAILFW");
-    stack.configure({ ...policy, hosts: { mx1: place } });
-    succeeded(await stack.up("--skip-preview"));
-    expect(await other.save(4)).toContain("--dport 2222 -m comment --comment ssh -j ACCEPT");
-    succeeded(await stack.destroy());
   });
 });

@@ -1,0 +1,47 @@
+// The policy that the tests deploy, and what must then be live.
+import { rulesets } from "../../components/host/ruleset";
+import { Faults } from "../../components/policy/faults";
+import { readPolicy, rules } from "../../components/policy/policy";
+import type { MailHost } from "../sandbox/host";
+import type { Run } from "../sandbox/stack";
+
+export const policy = {
+  services: { submissions: "public", https: "public", imap: ["10.20.0.0/16", "fd12::/48"] },
+  ssh: ["203.0.113.0/24", "2001:db8:113::/48"],
+  ports: { wireguard: { protocol: "udp", port: 51820, from: "public" } },
+};
+
+/** The text that the hosts must hold for `policy`, with these services beside its own. */
+export function expectedRulesets(services: Record<string, string[]> = {}): string {
+  return rulesets(
+    rules(
+      readPolicy(
+        {
+          services: { submissions: ["public"], https: ["public"], imap: policy.services.imap, ...services },
+          ssh: policy.ssh,
+          ports: { wireguard: { protocol: "udp", port: 51820, from: ["public"] } },
+        },
+        "",
+        { any: true },
+        new Faults(),
+      ),
+    ),
+  );
+}
+
+/** Our part of a host's live rules, in the form of {@link rulesets}. */
+export async function live(host: MailHost): Promise<string> {
+  const part = async (family: 4 | 6) =>
+    (await host.save(family)).split("\n").filter((line) => /^(\*filter|:MAILFW|-A MAILFW|COMMIT)/.test(line));
+  return ["# IPv4", ...(await part(4)), "# IPv6", ...(await part(6)), ""].join("\n");
+}
+
+export function succeeded(run: Run): string {
+  if (run.code !== 0) throw new Error(`exit code ${run.code}\n${run.output}`);
+  return run.output;
+}
+
+export function failed(run: Run): string {
+  if (run.code === 0) throw new Error(`should have failed\n${run.output}`);
+  return run.output;
+}
