@@ -27,7 +27,7 @@ test-integration: setup ## the tests against the real engine, sshd, kernel and t
 lint: setup ## formatting, lint, types, shellcheck
 	@npx prettier --check --log-level warn .
 	@npx eslint .
-	@npx tsc -p . --noEmit --incremental false
+	@npx tsc -p . --noEmit
 	@npx tsc -p test
 	@shellcheck components/host/mail-firewall.sh test/sandbox/enter.sh tools/setup.sh .ci/run
 
@@ -35,4 +35,4 @@ bench: setup ## measure a preview's start-up against an empty TypeScript program
 	@. .cache/env.sh; node .cache/sandbox/bench/startup.js
 
 clean: ## remove what was built in this checkout
-	rm -rf dist .cache coverage node_modules
+	rm -rf dist dist.* .cache coverage node_modules

@@ -1,9 +1,10 @@
 // What Pulumi runs: index.ts, compiled. Pulumi could compile it itself, on every run, and that would be most of a preview's
 // time. Here it is compiled when a source, a dependency or the compiler's settings changed; a type error stops the run.
 //
-// `node program.js` compiles, if needed, and does nothing else.
+// `node program.js` compiles, if needed, and does nothing else. `make bench` measures what all of this brings.
 const { createHash } = require("node:crypto");
 const fs = require("node:fs");
+const { Module, createRequire } = require("node:module");
 const path = require("node:path");
 
 const out = path.join(__dirname, "dist");
@@ -17,6 +18,7 @@ function sources(directory) {
   });
 }
 
+/** Brings dist/ up to date; returns what the compiler complains of. */
 function compile() {
   const files = ["index.ts", ...sources("components"), ...sources("stacks")].sort();
   const hash = createHash("sha256");
@@ -24,22 +26,86 @@ function compile() {
     hash.update(file).update(fs.readFileSync(path.join(__dirname, file)));
   }
   const now = hash.digest("hex");
-  if (fs.existsSync(stamp) && fs.readFileSync(stamp, "utf8") === now) return;
+  if (fs.existsSync(stamp) && fs.readFileSync(stamp, "utf8") === now) return undefined;
 
-  const tsc = require.resolve("typescript/bin/tsc");
-  const { status, stdout } = require("node:child_process").spawnSync(
-    process.execPath,
-    [tsc, "-p", __dirname, "--pretty", "false"],
-    {
-      encoding: "utf8",
-    },
-  );
-  if (status !== 0) throw new Error(`the program does not compile:\n${stdout}`);
-  for (const file of files.filter((name) => name.endsWith(".sh"))) {
-    fs.copyFileSync(path.join(__dirname, file), path.join(out, file));
+  // Aside, and renamed when it is complete: nothing that was rejected is ever run, nor anything half written.
+  const aside = `${out}.${process.pid}`;
+  const arguments_ = [require.resolve("typescript/bin/tsc"), "-p", __dirname, "--outDir", aside, "--pretty", "false"];
+  const tsc = require("node:child_process").spawnSync(process.execPath, arguments_, { encoding: "utf8" });
+  if (tsc.status !== 0) {
+    fs.rmSync(aside, { recursive: true, force: true });
+    return `the program does not compile:\n${tsc.stdout}${tsc.stderr}${tsc.signal ?? ""}`.trimEnd();
   }
-  fs.writeFileSync(stamp, now);
+  for (const file of files.filter((name) => name.endsWith(".sh"))) {
+    fs.copyFileSync(path.join(__dirname, file), path.join(aside, file));
+  }
+  fs.writeFileSync(path.join(aside, path.basename(stamp)), now);
+  fs.rmSync(out, { recursive: true, force: true });
+  fs.renameSync(aside, out);
+  return undefined;
 }
 
-compile();
-if (require.main !== module) module.exports = require("./dist/index.js");
+/**
+ * Makes a module wait for its first use. @pulumi/pulumi always loads what few programs use: npm's dependency solver and
+ * TypeScript (to pack functions for dynamic providers) and the Automation API, together half of all modules and most of the
+ * time. They still work. Where a version of the SDK has them elsewhere, nothing happens.
+ */
+function loadOnDemand(resolve, name) {
+  let file;
+  try {
+    file = resolve(name);
+  } catch {
+    return;
+  }
+  if (file in require.cache) return;
+  let real;
+  const load = () => {
+    if (real === undefined) {
+      delete require.cache[file];
+      real = require(file);
+    }
+    return real;
+  };
+  const waiting = new Module(file, module);
+  waiting.loaded = true;
+  waiting.exports = new Proxy(
+    {},
+    {
+      get: (_, key) => (key === "__esModule" ? true : load()[key]), // true, or `import *` would copy it, and so load it
+      has: (_, key) => key in load(),
+      ownKeys: () => Reflect.ownKeys(load()),
+      getOwnPropertyDescriptor: (_, key) => {
+        const property = Object.getOwnPropertyDescriptor(load(), key);
+        return property && { ...property, configurable: true };
+      },
+    },
+  );
+  require.cache[file] = waiting;
+}
+
+/**
+ * Pulumi keeps a stack trace with every promise, and finding the line of the TypeScript source for each of their frames takes
+ * longer than all that this program does. Only the trace of an error that nobody caught is ever read.
+ */
+function mapStackTracesLate() {
+  const { prepareStackTrace } = Error;
+  Error.prepareStackTrace = undefined;
+  for (const event of ["uncaughtException", "unhandledRejection"]) {
+    process.prependListener(event, () => (Error.prepareStackTrace = prepareStackTrace));
+  }
+}
+
+const complaint = compile();
+if (require.main === module) {
+  if (complaint) console.error(complaint);
+  process.exitCode = complaint ? 1 : 0;
+} else {
+  if (complaint) {
+    const { RunError } = require("@pulumi/pulumi/errors"); // which Pulumi prints without a stack trace
+    throw new RunError(complaint);
+  }
+  const sdk = createRequire(require.resolve("@pulumi/pulumi/package.json"));
+  for (const name of ["@npmcli/arborist", "./typescript-shim", "./automation"]) loadOnDemand(sdk.resolve, name);
+  mapStackTracesLate();
+  module.exports = require("./dist/index.js");
+}

@@ -1,21 +1,35 @@
-import type * as pulumi from "@pulumi/pulumi";
+import * as pulumi from "@pulumi/pulumi";
 
 import { exposure } from "./policy/exposure";
-import type { Policy, PolicyArgs } from "./policy/policy";
+import { warnings, type Policy, type PolicyArgs } from "./policy/policy";
+
+interface Declaration {
+  readonly name: string;
+  readonly args: Required<PolicyArgs>;
+  readonly policy: Policy;
+}
 
 /**
- * The policies that `MailFirewall`s have declared. Their children share them. A map beside the class, because a private field
- * would become an output in the schema of the multi-language package.
+ * What `MailFirewall`s have declared, for their children. A map beside the class, because a private field would become an
+ * output in the schema of the multi-language package.
  */
-export const declared = new WeakMap<
-  pulumi.Resource,
-  { readonly name: string; readonly policy: Required<PolicyArgs> }
->();
+export const declared = new WeakMap<pulumi.Resource, Declaration>();
 
 /**
- * The part of a component's inputs that shows its policy in a preview: service → who can reach it. Empty below a `MailFirewall`,
- * which shows it already; every changed line would stand there again for each host.
+ * The part of a component's inputs that shows its policy in a preview: service → who can reach it. Empty below a `MailFirewall`
+ * that shows the same already; every changed line would stand there again for each host.
  */
 export function policyInputs(policy: Policy, opts: pulumi.ComponentResourceOptions | undefined) {
-  return opts?.parent && declared.has(opts.parent) ? {} : { exposure: exposure(policy) };
+  return showsPolicy(policy, opts) ? { exposure: exposure(policy) } : {};
+}
+
+/** Says what is unusual about a policy, where it is shown. */
+export function warn(component: pulumi.Resource, policy: Policy, opts: pulumi.ComponentResourceOptions | undefined) {
+  if (!showsPolicy(policy, opts)) return;
+  for (const warning of warnings(policy)) void pulumi.log.warn(warning, component);
+}
+
+function showsPolicy(policy: Policy, opts: pulumi.ComponentResourceOptions | undefined): boolean {
+  const above = opts?.parent && declared.get(opts.parent);
+  return !above || JSON.stringify(exposure(above.policy)) !== JSON.stringify(exposure(policy));
 }

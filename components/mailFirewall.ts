@@ -2,13 +2,13 @@ import * as pulumi from "@pulumi/pulumi";
 
 import { cloudOnly } from "./cloud/groupRules";
 import { awsKeys, checkAws, MailSecurityGroup, type AwsArgs } from "./cloud/securityGroup";
-import { declared, policyInputs } from "./declared";
-import { checkPrivateKey, hostKeys, readHost, type HostArgs } from "./host/hostArgs";
+import { declared, policyInputs, warn } from "./declared";
+import { checkPrivateKey, checkReachable, readNamedHost, type HostArgs } from "./host/hostArgs";
 import { HostFirewall } from "./host/hostFirewall";
 import { hostOnly } from "./host/ruleset";
 import { exposure } from "./policy/exposure";
-import { Faults, isRecord, join, report, show } from "./policy/faults";
-import { readPolicy, warnings, type Policy, type PolicyArgs } from "./policy/policy";
+import { Faults, isPlain, isRecord, join, report, show } from "./policy/faults";
+import { readPolicy, type Policy, type PolicyArgs } from "./policy/policy";
 
 /** The arguments of a {@link MailFirewall}. */
 export interface MailFirewallArgs extends PolicyArgs {
@@ -28,7 +28,10 @@ export class MailFirewall extends pulumi.ComponentResource {
   public readonly exposure: pulumi.Output<Record<string, string>>;
   /** The security group's id; known in previews, and not there before all of its rules. Undefined without `aws`. */
   public readonly securityGroupId: pulumi.Output<string> | undefined;
-  /** Host → its status and the fingerprint of the rules that its kernel holds. */
+  /**
+   * Host → its status and the fingerprint of the rules that its kernel holds; the hosts of `args.hosts`. Of one that was added
+   * later, read its `status`.
+   */
   public readonly hosts: pulumi.Output<Record<string, string>>;
   /** What only the hosts enforce, each with the reason. */
   public readonly hostOnly: pulumi.Output<Record<string, string>>;
@@ -46,11 +49,12 @@ export class MailFirewall extends pulumi.ComponentResource {
     const policy = readFirewall(args, "", faults);
     if (faults.list.length > 0) throw new pulumi.RunError(report(`MailFirewall "${name}"`, faults.list));
     super("mail-firewall:index:MailFirewall", name, policyInputs(policy, opts), opts);
-    for (const warning of warnings(policy)) void pulumi.log.warn(warning, this);
+    warn(this, policy, opts);
 
     const { services = {}, ssh, ports = {}, hosts = {}, aws } = args;
-    const policyArgs = { services, ssh, ports, sshPorts: [...policy.sshPorts] };
-    declared.set(this, { name, policy: policyArgs });
+    // A copy: whoever changes the original later must not change what addHost deploys.
+    const policyArgs = structuredClone({ services, ssh, ports, sshPorts: [...policy.sshPorts] });
+    declared.set(this, { name, args: policyArgs, policy });
 
     const group = aws && new MailSecurityGroup(name, { ...policyArgs, ...aws }, { parent: this });
     const deployed = Object.entries(hosts).map(([host, hostArgs]) => {
@@ -61,8 +65,8 @@ export class MailFirewall extends pulumi.ComponentResource {
     this.exposure = pulumi.output(exposure(policy));
     this.securityGroupId = group?.securityGroupId;
     this.hosts = pulumi.output(Object.fromEntries(deployed.map(([host, { status }]) => [host, status])));
-    this.hostOnly = pulumi.output(deployed.length > 0 ? hostOnly : {});
-    this.cloudOnly = pulumi.output(group ? cloudOnly : {});
+    this.hostOnly = pulumi.output({ ...hostOnly });
+    this.cloudOnly = pulumi.output({ ...cloudOnly });
     this.registerOutputs({
       exposure: this.exposure,
       securityGroupId: this.securityGroupId,
@@ -75,6 +79,8 @@ export class MailFirewall extends pulumi.ComponentResource {
   /**
    * Deploys the same policy to one more host, such as an instance that is known only after the group exists.
    *
+   * Let the instance depend on `securityGroupId`, never on the firewall itself: the firewall is complete only when this host is.
+   *
    * @param name The host's name, unique in this firewall.
    * @param args How the host is reached. Its `sshPorts` must be among the firewall's, because the group is decided already.
    * @param opts A bag of options that control the host's component.
@@ -83,14 +89,13 @@ export class MailFirewall extends pulumi.ComponentResource {
     const firewall = declared.get(this)!;
     const faults = new Faults();
     const { sshPorts } = firewall.policy;
-    for (const port of readHost(args, "", faults).filter((kept) => !sshPorts.includes(kept))) {
-      faults.add(
-        "sshPorts",
-        `${port} is not among the firewall's own; give MailFirewall sshPorts: [${[...sshPorts, port].join(", ")}]`,
-      );
+    for (const port of readNamedHost(name, args, "", faults).filter((kept) => !sshPorts.includes(kept))) {
+      const all = [...sshPorts, port].join(", ");
+      faults.add("sshPorts", `${port} is not among the firewall's own; give MailFirewall sshPorts: [${all}]`);
     }
+    checkReachable(args.host, firewall.policy.ssh, "", faults);
     if (faults.list.length > 0) throw new pulumi.RunError(report(`${firewall.name}.addHost("${name}")`, faults.list));
-    return new HostFirewall(`${firewall.name}-${name}`, { ...args, ...firewall.policy }, { parent: this, ...opts });
+    return new HostFirewall(`${firewall.name}-${name}`, { ...args, ...firewall.args }, { parent: this, ...opts });
   }
 }
 
@@ -109,16 +114,15 @@ export function readFirewall(args: MailFirewallArgs, at: string, faults: Faults)
     );
   }
   const entries = isRecord(hosts) ? Object.entries(hosts) : [];
-  for (const [name, host] of entries) {
-    const where = join(join(at, "hosts"), name);
-    if (!/^[a-z0-9](?:[a-z0-9.-]{0,61}[a-z0-9])?$/.test(name)) {
-      faults.add(where, "is not a name for a host; use a-z, 0-9, dots and hyphens");
-    }
-    if (isRecord(host)) faults.unknownKeys(host, hostKeys, where);
-    sshPorts.push(...readHost(host, where, faults));
+  for (const [name, host] of entries)
+    sshPorts.push(...readNamedHost(name, host, join(join(at, "hosts"), name), faults));
+  if (sshPrivateKey !== undefined && isPlain(sshPrivateKey)) {
+    checkPrivateKey(sshPrivateKey, join(at, "sshPrivateKey"), faults);
   }
-  if (typeof sshPrivateKey === "string") checkPrivateKey(sshPrivateKey, join(at, "sshPrivateKey"), faults);
   const policy = readPolicy(args, at, { any: entries.length > 0, sshPorts }, faults);
+  for (const [name, host] of entries) {
+    if (isRecord(host)) checkReachable(host.host, policy.ssh, join(join(at, "hosts"), name), faults);
+  }
   if (aws !== undefined) {
     if (isRecord(aws)) faults.unknownKeys(aws, awsKeys, join(at, "aws"));
     checkAws(aws, join(at, "aws"), policy, faults);

@@ -31,14 +31,13 @@ export function readConfig(config: StackConfig): MailFirewallArgs {
   const values = Object.fromEntries(
     entries.map(([key, text]) => [key, key === "sshPrivateKey" ? text : structured(text)]),
   );
-  for (const key of ["services", "ssh", "ports"]) {
-    if (config.secretKeys.includes(namespace + key)) {
-      faults.add(
-        namespace + key,
-        "is encrypted, but reviewers must see it; store it in plain: it is no secret who may reach what",
-      );
+  for (const [key] of entries) {
+    if (key !== "sshPrivateKey" && config.secretKeys.includes(at(key))) {
+      faults.add(at(key), "is encrypted, but previews show it; store it in plain: only sshPrivateKey is a secret");
+      delete values[key]; // a fault inside would show what it holds
     }
   }
+  if (faults.list.length > 0 && Object.keys(values).length < entries.length) throw error(faults);
   if (values.sshPrivateKey !== undefined && !config.secretKeys.includes(at("sshPrivateKey"))) {
     faults.add(
       at("sshPrivateKey"),
@@ -56,6 +55,9 @@ export function readConfig(config: StackConfig): MailFirewallArgs {
         isRecord(entry) ? { ...entry, from: sources(entry.from, join(path, "from"), faults) } : entry,
       ),
     }),
+    ...("hosts" in values && {
+      hosts: mapValues(values.hosts, at("hosts"), (host, path) => withoutKey(host, path, faults)),
+    }),
   } as unknown as MailFirewallArgs;
   readFirewall(args, namespace, faults);
   if (Object.keys(args.hosts ?? {}).length > 0 && values.sshPrivateKey === undefined && !config.sshAgent) {
@@ -64,8 +66,12 @@ export function readConfig(config: StackConfig): MailFirewallArgs {
       "is missing, and no SSH agent runs (SSH_AUTH_SOCK): start one, or pulumi config set --secret sshPrivateKey <KEYFILE",
     );
   }
-  if (faults.list.length > 0) throw new pulumi.RunError(report("stack config", faults.list));
+  if (faults.list.length > 0) throw error(faults);
   return args;
+}
+
+function error(faults: Faults): Error {
+  return new pulumi.RunError(report("stack config", faults.list));
 }
 
 /** Who may reach something, as YAML says it (`public`, `closed`, or a list of networks), as the component takes it. */
@@ -80,6 +86,16 @@ function sources(value: unknown, path: string, faults: Faults): unknown {
   }
   faults.add(path, `${show(value)} is none of "public", "closed" and a list of networks such as ["10.20.0.0/16"]`);
   return ["public"]; // of which nothing more can be said
+}
+
+/** In code a host may bring a key of its own, from a secret; a stack file has one place for a key, and it is encrypted. */
+function withoutKey(host: unknown, path: string, faults: Faults): unknown {
+  if (!isRecord(host) || !("privateKey" in host)) return host;
+  faults.add(
+    join(path, "privateKey"),
+    "has no place here; store it with pulumi config set --secret sshPrivateKey <KEYFILE",
+  );
+  return { ...host, privateKey: undefined };
 }
 
 function mapValues(value: unknown, path: string, change: (entry: unknown, path: string) => unknown): unknown {

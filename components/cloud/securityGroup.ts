@@ -3,7 +3,7 @@ import { SecurityGroupEgressRule } from "@pulumi/aws/vpc/securityGroupEgressRule
 import { SecurityGroupIngressRule } from "@pulumi/aws/vpc/securityGroupIngressRule";
 import * as pulumi from "@pulumi/pulumi";
 
-import { policyInputs } from "../declared";
+import { policyInputs, warn } from "../declared";
 import { Faults, isPlain, isRecord, join, report, show } from "../policy/faults";
 import { policyKeys, readPolicy, rules, type Policy, type PolicyArgs } from "../policy/policy";
 import { checkQuota, groupRules } from "./groupRules";
@@ -47,6 +47,7 @@ export class MailSecurityGroup extends pulumi.ComponentResource {
   constructor(name: string, args: MailSecurityGroupArgs, opts?: pulumi.ComponentResourceOptions) {
     const policy = readGroupPolicy(name, args);
     super("mail-firewall:index:MailSecurityGroup", name, policyInputs(policy, opts), opts);
+    warn(this, policy, opts);
 
     // Without a name, so that a replacement can be created before the old group goes; the description never changes, because
     // AWS cannot change it; rules stand alone, because inline ones are revoked before their successors are authorized.

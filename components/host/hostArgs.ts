@@ -3,7 +3,7 @@ import { isIP } from "node:net";
 import type * as pulumi from "@pulumi/pulumi";
 
 import { isPlain, isRecord, join, show, type Faults } from "../policy/faults";
-import { readPort, readSshPort, readSshPorts } from "../policy/policy";
+import { readPort, readSshPort, readSshPorts, type Sources } from "../policy/policy";
 
 /** How a host is reached over SSH. */
 export interface HostArgs {
@@ -28,6 +28,19 @@ export interface HostArgs {
 }
 
 export const hostKeys = ["host", "port", "user", "hostKey", "privateKey", "sshPorts"] as const;
+
+/**
+ * Reads a host below a name of its own; whatever is wrong with it is added to `faults`.
+ *
+ * @returns the ports of its sshd.
+ */
+export function readNamedHost(name: string, value: unknown, at: string, faults: Faults): number[] {
+  if (!/^[a-z0-9](?:[a-z0-9.-]{0,61}[a-z0-9])?$/.test(name)) {
+    faults.add(at, "is not a name for a host; use a-z, 0-9, dots and hyphens");
+  }
+  if (isRecord(value)) faults.unknownKeys(value, hostKeys, at);
+  return readHost(value, at, faults);
+}
 
 /**
  * Adds what is wrong with a host to `faults`. Values that are known only during deployment are left to SSH.
@@ -69,6 +82,16 @@ export function readHost(value: unknown, at: string, faults: Faults): number[] {
   return kept;
 }
 
+/** Adds a fault if rules with these SSH sources would lock out whoever dials the host. */
+export function checkReachable(host: unknown, ssh: Sources, at: string, faults: Faults): void {
+  const family = typeof host === "string" ? isIP(host) : 0;
+  if (family === 0 || ssh.length === 0 || ssh.some((source) => source.family === family)) return;
+  faults.add(
+    join(at, "host"),
+    `${show(host)} is dialled over IPv${family}, and "ssh" names no IPv${family} network; add yours`,
+  );
+}
+
 /** Never shows the value. */
 export function checkPrivateKey(value: unknown, path: string, faults: Faults): void {
   if (typeof value === "string" && /^\s*-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----\r?\n/.test(value)) return;
@@ -77,6 +100,7 @@ export function checkPrivateKey(value: unknown, path: string, faults: Faults): v
 
 function isHost(value: unknown): boolean {
   if (typeof value !== "string" || value.length > 253) return false;
+  if (/(?:^|\.)\d+\.?$/.test(value)) return isIP(value) === 4; // no top-level domain is a number
   const label = "[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?";
   return (
     new RegExp(`^${label}(?:\\.${label})*\\.?$`).test(value) || (/^[0-9A-Fa-f:.]+$/.test(value) && isIP(value) === 6)

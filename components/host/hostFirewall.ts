@@ -4,10 +4,10 @@ import { join } from "node:path";
 import { Command, type CommandArgs } from "@pulumi/command/remote/command";
 import * as pulumi from "@pulumi/pulumi";
 
-import { policyInputs } from "../declared";
+import { policyInputs, warn } from "../declared";
 import { Faults, report } from "../policy/faults";
 import { policyKeys, readPolicy, rules, type Policy, type PolicyArgs } from "../policy/policy";
-import { hostKeys, readHost, type HostArgs } from "./hostArgs";
+import { checkReachable, hostKeys, readHost, type HostArgs } from "./hostArgs";
 import { rulesets } from "./ruleset";
 
 const script = readFileSync(join(__dirname, "mail-firewall.sh"), "utf8");
@@ -28,6 +28,7 @@ export class HostFirewall extends pulumi.ComponentResource {
   constructor(name: string, args: HostFirewallArgs, opts?: pulumi.ComponentResourceOptions) {
     const policy = readHostPolicy(name, args);
     super("mail-firewall:index:HostFirewall", name, { host: args.host, ...policyInputs(policy, opts) }, opts);
+    warn(this, policy, opts);
 
     // Nothing but known fields, and none that was not given: the provider prints unknown ones, and hides all of it in a diff.
     const connection: CommandArgs["connection"] = {
@@ -48,7 +49,7 @@ export class HostFirewall extends pulumi.ComponentResource {
       {
         ...remote,
         create: `${sudo}sh -c '${installScript}'`,
-        delete: `${sudo}rm -f ${scriptPath}`,
+        delete: `${sudo}${scriptPath} uninstall`,
         stdin: script,
       },
       { parent: this },
@@ -58,10 +59,11 @@ export class HostFirewall extends pulumi.ComponentResource {
       {
         ...remote,
         create: `${sudo}${scriptPath} apply`,
-        delete: `${sudo}${scriptPath} remove`,
-        stdin: rulesets(rules(policy)),
+        delete: `${sudo}${scriptPath} remove --owned`,
+        stdin: rulesets(rules(policy), `${pulumi.getProject()}/${pulumi.getStack()}/${name}`),
       },
-      { parent: this, dependsOn: install },
+      // Otherwise the old command's `delete` would take away what the new one has just loaded.
+      { parent: this, dependsOn: install, deleteBeforeReplace: true },
     );
 
     this.status = apply.stdout;
@@ -76,7 +78,7 @@ const installScript = [
   "set -e; umask 077",
   `f=${scriptPath}`,
   "cat >$f.new",
-  'test "$(tail -n 1 $f.new)" = "# end of mail-firewall"',
+  'test "$(tail -n 1 $f.new)" = "# end of mail-firewall" || { rm -f $f.new; exit 1; }',
   "chown root:root $f.new; chmod 0744 $f.new; mv -f $f.new $f",
 ].join("; ");
 
@@ -84,7 +86,8 @@ function readHostPolicy(name: string, args: HostFirewallArgs): Policy {
   const faults = new Faults();
   faults.unknownKeys(args, [...policyKeys, ...hostKeys], "");
   const sshPorts = readHost(args, "", faults);
-  const policy = readPolicy(args, "", { any: true, sshPorts }, faults);
+  const policy = readPolicy({ ...args, sshPorts: [] }, "", { any: true, sshPorts }, faults);
+  checkReachable(args.host, policy.ssh, "", faults);
   if (faults.list.length > 0) throw new pulumi.RunError(report(`HostFirewall "${name}"`, faults.list));
   return policy;
 }

@@ -22,14 +22,18 @@ const chains = { in: "MAILFW-IN", out: "MAILFW-OUT" } as const;
  * Every line is in the form in which `iptables-save` prints it back (iptables 1.8), so that what is live can be compared
  * with what was meant as text. The jumps from INPUT and OUTPUT are not here: where they belong depends on what else
  * the host has, so the script on the host places them in the same transaction.
+ *
+ * @param owner who deploys it, `project/stack/name`. It stands in a rule that does nothing, so that the host knows whose
+ * firewall it has: one that has been handed over, or whose resource has been renamed, is not removed with the old resource.
  */
-export function ruleset(rules: readonly Rule[], family: Family): string {
+export function ruleset(rules: readonly Rule[], family: Family, owner: string): string {
   const ours = rules.filter((rule) => rule.direction === "in" && rule.family === family);
   const ssh = ours.filter((rule) => rule.service === "ssh");
   const icmp = ours.filter((rule) => rule.icmpType !== undefined);
   const services = ours.filter((rule) => !ssh.includes(rule) && !icmp.includes(rule));
   const link = family === 4 ? link4 : link6;
   const inbound = [
+    `-m comment --comment "owner ${mark(owner)}"`,
     // SSH comes first and without connection tracking, so that loading these rules over SSH cannot cut that session: tracking
     // begins in mid-stream when the first rule that needs it is loaded.
     ...ssh.map((rule) => accept(rule)),
@@ -60,8 +64,13 @@ export function ruleset(rules: readonly Rule[], family: Family): string {
 }
 
 /** Both families as the script on the host reads them from its standard input. */
-export function rulesets(rules: readonly Rule[]): string {
-  return `# IPv4\n${ruleset(rules, 4)}# IPv6\n${ruleset(rules, 6)}`;
+export function rulesets(rules: readonly Rule[], owner: string): string {
+  return `# IPv4\n${ruleset(rules, 4, owner)}# IPv6\n${ruleset(rules, 6, owner)}`;
+}
+
+/** An owner as a comment may hold it: a resource's name may be any text. */
+function mark(owner: string): string {
+  return owner.split("/").map(encodeURIComponent).join("/");
 }
 
 // A DHCP server may answer by broadcast, or to a client whose rebinding request went to everyone (RFC 2131 §4.4.5).

@@ -36,11 +36,12 @@ export function parseCidr(text: string): Cidr | string {
   const prefix = Number(match[2]);
   if (prefix > bits[family]) return `has a prefix length above ${bits[family]}, the most that IPv${family} has`;
   const number = family === 4 ? parse4(address) : parse6(address);
-  if (family === 6 && number >> 32n === 0xffffn) {
-    return `is an IPv4-mapped IPv6 address; write ${print(4, number & 0xffff_ffffn)}/${Math.max(0, prefix - 96)}`;
-  }
   const first = lowest(number, family, prefix);
   const canonical = `${print(family, first)}/${prefix}`;
+  if (family === 6 && number >> 32n === 0xffffn) {
+    const ipv4 = prefix < 96 ? "an IPv4 network" : `${print(4, first & 0xffff_ffffn)}/${prefix - 96}`;
+    return `is an IPv4-mapped IPv6 address; write ${ipv4}`;
+  }
   if (first !== number) return `has host bits set; write ${canonical}`;
   return { family, first, prefix, text: canonical };
 }

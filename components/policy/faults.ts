@@ -32,7 +32,11 @@ export function join(parent: string, key: string): string {
 
 /** A value as an error message may carry it: on one line, in printable ASCII, and short. */
 export function show(value: unknown): string {
+  if (typeof value === "object" && value !== null && !Array.isArray(value) && !isRecord(value)) {
+    return `a value of type ${value.constructor.name}`; // an output, a promise, a Map
+  }
   const json = JSON.stringify(value) ?? String(value);
+  if (json.includes("PRIVATE KEY")) return "(a private key)";
   const text = json.replace(/[^\x20-\x7e]/g, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`);
   return text.length > 60 ? `${text.slice(0, 57)}...` : text;
 }
@@ -46,9 +50,12 @@ export function didYouMean(word: string, known: readonly string[]): string {
     : `; known are ${known.join(", ")}`;
 }
 
-/** A plain object, as YAML and JSON make it; not null, not a list. */
+/** A plain object, as YAML, JSON and literals make it; no list, no instance of a class such as an output. */
 export function isRecord(value: unknown): value is Record<string, unknown> {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
+  if (typeof value !== "object" || value === null) return false;
+  const prototype: unknown = Object.getPrototypeOf(value);
+  // Compared by what it lacks, because tests and embedders run programs in realms with an Object.prototype of their own.
+  return prototype === null || Object.getPrototypeOf(prototype) === null;
 }
 
 /** A value that is there already, not a promise or output of one. */

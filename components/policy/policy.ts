@@ -119,27 +119,28 @@ export function readSources(value: unknown, path: string, faults: Faults): Sourc
   const items = value as unknown[];
   if (items.length === 1 && items[0] === "public") return everyone;
   if (items.length === 1 && items[0] === "closed") return [];
-  const found: Cidr[] = [];
+  const found: { cidr: Cidr; i: number }[] = [];
   items.forEach((item, i) => {
-    const where = `${path}[${i}]`;
     if (item === "public" || item === "closed") {
-      faults.add(where, `"${item}" stands alone; delete it or the rest of the list`);
+      faults.add(`${path}[${i}]`, `"${item}" stands alone; delete it or the rest of the list`);
       return;
     }
     const cidr = typeof item === "string" ? parseCidr(item) : 'is not text; write a network such as "10.20.0.0/16"';
-    if (typeof cidr === "string") {
-      faults.add(where, `${show(item)} ${cidr}`);
-      return;
-    }
-    const wider = found.find((other) => contains(other, cidr) || contains(cidr, other));
-    if (wider?.text === cidr.text) faults.add(where, `${show(item)} is listed twice; delete one`);
-    else if (wider) {
-      const [inner, outer] = contains(wider, cidr) ? [cidr, wider] : [wider, cidr];
-      faults.add(where, `${show(item)} overlaps: ${inner.text} lies inside ${outer.text}; delete one`);
-    }
-    found.push(cidr);
+    if (typeof cidr === "string") faults.add(`${path}[${i}]`, `${show(item)} ${cidr}`);
+    else found.push({ cidr, i });
   });
-  return found.sort(compareCidr);
+  found.sort((a, b) => compareCidr(a.cidr, b.cidr) || a.i - b.i);
+  // Networks are apart, or one holds the other; in this order, whatever holds a network comes before it.
+  let outer: (typeof found)[number] | undefined;
+  for (const inner of found) {
+    if (outer && contains(outer.cidr, inner.cidr)) {
+      const at = Math.max(outer.i, inner.i);
+      const twice = outer.cidr.text === inner.cidr.text;
+      const problem = twice ? "is listed twice" : `overlaps: ${inner.cidr.text} lies inside ${outer.cidr.text}`;
+      faults.add(`${path}[${at}]`, `${show(items[at])} ${problem}; delete one`);
+    } else outer = inner;
+  }
+  return found.map(({ cidr }) => cidr);
 }
 
 /** The rules of a policy, in the order of port, protocol and source; inbound before outbound. */
@@ -201,18 +202,25 @@ function everywhere(protocol: "icmp" | "icmpv6", family: Family, icmpType: numbe
 
 /** What a careful reader should be told about a policy that is valid. */
 export function warnings(policy: Policy): string[] {
-  const { services, ssh } = policy;
+  const { services, ssh, ports } = policy;
   const found: string[] = [];
   if (services.smtp.length === 0) found.push("smtp (tcp/25) is closed: this host receives no mail from other servers");
-  else if (!isPublic(services.smtp)) {
+  else if (publicFamilies(services.smtp).length === 0) {
     found.push(`smtp (tcp/25) is open only to ${text(services.smtp)}: other servers cannot deliver here directly`);
   }
-  if (isPublic(ssh)) found.push("ssh is public: everyone may try passwords and keys; name the networks you work from");
-  for (const name of serviceNames) {
-    const families = new Set(services[name].filter((source) => source.prefix === 0).map((source) => source.family));
-    if (families.size === 1) found.push(`${name} is public over IPv${[...families].join()} only`);
+  if (publicFamilies(ssh).length > 0) {
+    found.push("ssh is public: everyone may try passwords and keys; name the networks you work from");
+  }
+  const others = Object.entries(ports).map(([name, { from }]) => [name, from] as const);
+  for (const [name, sources] of [...serviceNames.map((name) => [name, services[name]] as const), ...others]) {
+    const families = publicFamilies(sources);
+    if (families.length === 1) found.push(`${name} is public over IPv${families.join()} only`);
   }
   return found;
+}
+
+function publicFamilies(sources: Sources): Family[] {
+  return sources.filter((source) => source.prefix === 0).map((source) => source.family);
 }
 
 /** Sources as a person reads them: `public`, `closed`, or the networks. */

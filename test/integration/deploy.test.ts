@@ -27,6 +27,12 @@ describe("a stack with two hosts and a security group", () => {
   let stranger: Client, colleague: Client;
   let before: string[];
   let config: Config;
+  const [owner1, owner2] = ["mail-firewall/test/mail-mx1", "mail-firewall/test/mail-mx2"] as const;
+  const owners = () =>
+    [
+      [nft, owner1],
+      [legacy, owner2],
+    ] as const;
   const filters = async () => Promise.all([nft, legacy].flatMap((host) => [host.save(4), host.save(6)]));
 
   beforeAll(async () => {
@@ -74,7 +80,7 @@ describe("a stack with two hosts and a security group", () => {
 
   test("up loads both families on every host, and fills the group", async () => {
     succeeded(await stack.up("--skip-preview"));
-    for (const host of [nft, legacy]) expect(await live(host)).toBe(expectedRulesets());
+    for (const [host, owner] of owners()) expect(await live(host)).toBe(expectedRulesets(owner));
 
     const [group, ...others] = await ec2.securityGroups(vpcId);
     expect(others).toEqual([]);
@@ -109,10 +115,11 @@ describe("a stack with two hosts and a security group", () => {
     ]);
     expect(found.filter(({ protocol }) => protocol.startsWith("icmp"))).toHaveLength(9);
 
-    const fingerprint = createHash("sha256").update(expectedRulesets()).digest("hex").slice(0, 12);
+    const fingerprint = (owner: string) =>
+      createHash("sha256").update(expectedRulesets(owner)).digest("hex").slice(0, 12);
     expect(await stack.outputs()).toMatchObject({
       exposure: { smtp: "tcp/25: public", imap: "tcp/143: 10.20.0.0/16, fd12::/48", imaps: "tcp/993: closed" },
-      hosts: { mx1: `applied ${fingerprint}`, mx2: `applied ${fingerprint}` },
+      hosts: { mx1: `applied ${fingerprint(owner1)}`, mx2: `applied ${fingerprint(owner2)}` },
       securityGroupId: group!.id,
       cloudOnly: {},
     });
@@ -209,8 +216,8 @@ describe("a stack with two hosts and a security group", () => {
     ).toEqual(["AuthorizeSecurityGroupIngress", "AuthorizeSecurityGroupIngress"]);
     // One connection a host: apply. Nothing was installed anew.
     expect([nft.connections(), legacy.connections()]).toEqual(connections.map((count) => count + 1));
-    for (const host of [nft, legacy]) {
-      expect(await live(host)).toBe(expectedRulesets({ imaps: ["public"] }));
+    for (const [host, owner] of owners()) {
+      expect(await live(host)).toBe(expectedRulesets(owner, { imaps: ["public"] }));
       for (const source of [stranger4, stranger6]) {
         const { open } = await exposureOf(host, stranger, source);
         expect(open.sort()).toEqual(["tcp/25", "tcp/443", "tcp/465", "tcp/993", "udp/51820"]);
@@ -230,6 +237,27 @@ describe("a stack with two hosts and a security group", () => {
     const output = succeeded(await stack.refresh());
     expect(output).toContain("33 unchanged");
     expect(succeeded(await stack.preview("--expect-no-changes"))).toContain("33 unchanged");
+  });
+
+  test("replacing either command, as after a reinstallation, leaves the host with its rules and its script", async () => {
+    const state = await stack.export();
+    for (const name of ["mail-mx1-apply", "mail-mx1-install"]) {
+      const { urn } = state.deployment.resources!.find((resource) => resource.urn.endsWith(`::${name}`))!;
+      succeeded(await stack.up("--skip-preview", "--replace", urn));
+      expect(await live(nft)).toBe(expectedRulesets(owner1));
+      expect((await nft.run("ls /usr/local/sbin/")).stdout).toBe("mail-firewall\n");
+    }
+  });
+
+  test("renaming a host keeps its rules, and hands them over", async () => {
+    const { mx1, mx2 } = config.hosts as Record<string, unknown>;
+    stack.configure({ ...config, hosts: { mx3: mx1, mx2 } });
+    succeeded(await stack.up("--skip-preview"));
+    expect(await live(nft)).toBe(expectedRulesets("mail-firewall/test/mail-mx3"));
+    expect((await nft.run("ls /usr/local/sbin/")).stdout).toBe("mail-firewall\n");
+    stack.configure(config);
+    succeeded(await stack.up("--skip-preview"));
+    expect(await live(nft)).toBe(expectedRulesets(owner1));
   });
 
   test("the state holds no secret in plain text, and every resource is under its component", async () => {

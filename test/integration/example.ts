@@ -11,8 +11,8 @@ export const policy = {
   ports: { wireguard: { protocol: "udp", port: 51820, from: "public" } },
 };
 
-/** The text that the hosts must hold for `policy`, with these services beside its own. */
-export function expectedRulesets(services: Record<string, string[]> = {}): string {
+/** The text that a host must hold for `policy`, with these services beside its own. */
+export function expectedRulesets(owner: string, services: Record<string, string[]> = {}): string {
   return rulesets(
     rules(
       readPolicy(
@@ -26,6 +26,7 @@ export function expectedRulesets(services: Record<string, string[]> = {}): strin
         new Faults(),
       ),
     ),
+    owner,
   );
 }
 

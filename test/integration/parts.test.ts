@@ -29,7 +29,7 @@ describe("parts of a stack", () => {
     const stack = await started({ ...policy, hosts: { mx1: { host: host.address4, hostKey: host.hostKey } } });
     const calls = ec2.calls().length;
     succeeded(await stack.up("--skip-preview"));
-    expect(await live(host)).toBe(expectedRulesets());
+    expect(await live(host)).toBe(expectedRulesets("mail-firewall/test/mail-mx1"));
     expect(ec2.calls().length).toBe(calls);
     expect(Object.keys(await stack.outputs()).sort()).toEqual(["cloudOnly", "exposure", "hostOnly", "hosts"]);
     succeeded(await stack.destroy());
@@ -135,7 +135,7 @@ describe("parts of a stack", () => {
     expect([await host.save(4), await host.save(6)]).toEqual(before);
     stack.configure({ ...policy, hosts: { mx1: { host: host.address4, hostKey: host.hostKey } } });
     succeeded(await stack.up("--skip-preview"));
-    expect(await live(host)).toBe(expectedRulesets());
+    expect(await live(host)).toBe(expectedRulesets("mail-firewall/test/mail-mx1"));
     succeeded(await stack.destroy());
   });
 

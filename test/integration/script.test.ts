@@ -13,8 +13,9 @@ import { expectedRulesets, live } from "./example";
 jest.setTimeout(120_000);
 
 const script = readFileSync("components/host/mail-firewall.sh", "utf8");
-const textOf = (args: PolicyArgs) => rulesets(rules(readPolicy(args, "", { any: true }, new Faults())));
-const example = expectedRulesets();
+const textOf = (args: PolicyArgs) => rulesets(rules(readPolicy(args, "", { any: true }, new Faults())), owner);
+const owner = "mail-firewall/test/mx1";
+const example = expectedRulesets(owner);
 
 describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
   let host: MailHost;
@@ -67,6 +68,7 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
     ["a REJECT decides", ["-j REJECT"], 0],
     ["a DROP decides", ["-j f2b-sshd", "-s 192.0.2.1/32 -j DROP"], 1],
     ["a RETURN hands over to the chain's policy: it decides", ["-j RETURN"], 0],
+    ["a goto does not come back: it decides", ["-g f2b-sshd", "-j f2b-postfix"], 0],
     ["a queue decides", ["-p tcp -j NFQUEUE --queue-num 1"], 0],
   ])("the jump's place: %s", async (_, others, place) => {
     await host.run("iptables -N f2b-sshd; iptables -N f2b-postfix");
@@ -144,6 +146,70 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
     expect(await filters()).toEqual(before);
   });
 
+  test("remove --owned leaves another owner's rules alone, and uninstall leaves the script of rules that are live", async () => {
+    const theirs = expectedRulesets("mail-firewall/prod/other");
+    expect(await apply(theirs)).toMatchObject({ code: 0 });
+    const run = (verb: string, text = "") => host.run(`/usr/local/sbin/mail-firewall ${verb}`, text);
+    expect(await run("remove --owned", example)).toMatchObject({
+      code: 0,
+      stdout: "kept: the owner is now mail-firewall/prod/other\n",
+    });
+    expect(await run("uninstall")).toMatchObject({ code: 0, stdout: "kept: the rules are live\n" });
+    expect(await live(host)).toBe(theirs);
+    expect(await run("remove --owned", theirs)).toMatchObject({ code: 0, stdout: "removed\n" });
+    expect(await run("remove --owned", example)).toMatchObject({ code: 0, stdout: "removed\n" });
+    expect(await run("uninstall")).toMatchObject({ code: 0, stdout: "uninstalled\n" });
+    expect((await host.run("ls /usr/local/sbin")).stdout).toBe("");
+  });
+
+  test("a chain of ours that the new rules do not have goes, and comes back if they are refused", async () => {
+    const older = example.replaceAll(":MAILFW-OUT - [0:0]", ":MAILFW-OLD - [0:0]\n:MAILFW-OUT - [0:0]");
+    expect(await apply(older)).toMatchObject({ code: 0 });
+    expect(await apply(example.replace("--icmpv6-type 128 -j ACCEPT", "--icmpv6-type 128 -j NOSUCH"))).toMatchObject({
+      code: 1,
+    });
+    expect(await live(host)).toBe(older);
+    expect(await apply(example)).toMatchObject({ code: 0 });
+    expect(await live(host)).toBe(example);
+  });
+
+  test("another chain's jump into ours: remove says so, and leaves all as it is", async () => {
+    expect(await apply(example)).toMatchObject({ code: 0 });
+    await host.run("iptables -A FORWARD -j MAILFW-IN");
+    const before = await filters();
+    const { code, stderr } = await remove();
+    expect(code).toBe(1);
+    expect(stderr).toContain("the IPv4 rules could not be removed; does a rule of another chain still jump to ours?");
+    expect(await filters()).toEqual(before);
+  });
+
+  test.each<[string, string, string]>([
+    ["the rules of a hook cannot be read", "iptables -S", "the IPv4 rules of INPUT cannot be read"],
+    ["no rule can be read", "ip6tables-save", "the IPv6 rules cannot be read"],
+    ["sha256sum is missing", "sha256sum", "sha256sum is missing"],
+    ["the temporary directory is full", "mktemp", ""],
+  ])("%s: an error, and nothing is changed", async (_, broken, problem) => {
+    expect(await apply(textOf({ ssh: ["public"] }))).toMatchObject({ code: 0 });
+    const before = await filters();
+    const [program, argument] = broken.split(" ");
+    const { stdout: path } = await host.run(`command -v ${program}`);
+    if (program === "sha256sum") await host.run(`rm ${path}`);
+    else if (program === "mktemp")
+      await host.run("mount -t tmpfs -o size=4k small /tmp && head -c 4096 /dev/zero >/tmp/full");
+    else {
+      // Everything else that it is asked for, it does.
+      const match = argument ? `case " $* " in *" ${argument} "*) exit 4 ;; esac` : "exit 4";
+      const fake = `#!/bin/sh\n${match}\nexec "$(readlink -f /etc/alternatives/${program})" "$@"\n`;
+      await host.run(`cat >/tmp/fake; chmod +x /tmp/fake; mv /tmp/fake ${path}`, fake);
+    }
+    const run = await apply(example);
+    expect(run).toMatchObject({ code: 1, stdout: "" });
+    expect(run.stderr).toContain(problem);
+    if (argument) await host.run(`ln -sf /etc/alternatives/${program} ${path}`);
+    if (broken === "ip6tables-save") await host.run(`ln -sf /etc/alternatives/${program} ${path}`);
+    expect(await filters()).toEqual(before);
+  });
+
   test.each(["dash", "bash --posix", "busybox sh"])("runs under %s", async (shell) => {
     expect(await apply(example, shell)).toMatchObject({ code: 0, stderr: "" });
     expect(await live(host)).toBe(example);
@@ -155,13 +221,13 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
     expect(await host.run("/usr/local/sbin/mail-firewall frobnicate")).toEqual({
       code: 64,
       stdout: "",
-      stderr: "usage: mail-firewall apply <RULESETS | remove\n",
+      stderr: "usage: mail-firewall apply <RULESETS | remove [--owned <RULESETS] | uninstall\n",
     });
     await host.run("rm /etc/alternatives/ip6tables-restore");
     expect(await apply(example)).toEqual({
       code: 1,
       stdout: "",
-      stderr: "mail-firewall: ip6tables-restore is missing; install the package iptables\n",
+      stderr: "mail-firewall: ip6tables-restore is missing; nothing was changed\n",
     });
     expect(await live(host)).not.toContain("MAILFW");
   });

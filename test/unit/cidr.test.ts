@@ -40,6 +40,8 @@ test.each([
   ["10.0.0.0/-1", 'is not a CIDR; write a network such as "10.20.0.0/16" or "fd12::/48"'],
   ["10.20.0.1/16", "has host bits set; write 10.20.0.0/16"],
   ["fd12::1/48", "has host bits set; write fd12::/48"],
+  ["::ffff:10.1.2.3/120", "is an IPv4-mapped IPv6 address; write 10.1.2.0/24"],
+  ["::ffff:10.0.0.0/90", "is an IPv4-mapped IPv6 address; write an IPv4 network"],
   ["::ffff:10.1.2.0/120", "is an IPv4-mapped IPv6 address; write 10.1.2.0/24"],
 ])("refuses %j", (text, problem) => {
   expect(parseCidr(text)).toBe(problem);

@@ -1,3 +1,5 @@
+import * as aws from "@pulumi/aws";
+import * as command from "@pulumi/command";
 import * as pulumi from "@pulumi/pulumi";
 import type { MockMonitor } from "@pulumi/pulumi/runtime/mocks";
 
@@ -21,16 +23,20 @@ const kinds: Record<string, string> = {
   "aws:vpc/securityGroupIngressRule:SecurityGroupIngressRule": "IngressRule",
   "aws:vpc/securityGroupEgressRule:SecurityGroupEgressRule": "EgressRule",
   "command:remote:Command": "Command",
+  "pulumi:providers:aws": "Provider",
+  "pulumi:providers:command": "Provider",
 };
 
 interface Seen {
   /** The kinds of the parent (mocks know no more of the chain) and of the resource, and its name. */
   where: string;
   inputs: Record<string, unknown>;
+  /** The URN of its explicit provider, or "". */
+  provider: string;
 }
 
 /** Runs a program against mocks; what it registered, in order, and what it logged. */
-async function run<T>(program: () => T, { preview = false } = {}) {
+async function run<T>(program: () => T, { preview = false, exists = [] as string[] } = {}) {
   const seen: pulumi.runtime.MockResourceArgs[] = [];
   await pulumi.runtime.setMocks(
     {
@@ -38,7 +44,8 @@ async function run<T>(program: () => T, { preview = false } = {}) {
         if (!(args.type in kinds)) throw new Error(`no mock for ${args.type}`);
         seen.push(args);
         if (args.type === "command:remote:Command") return { id: args.name, state: { stdout: `applied ${args.name}` } };
-        return { id: preview ? undefined : `${args.name}-id`, state: args.inputs as object };
+        const known = !preview || exists.includes(kinds[args.type]!);
+        return { id: known ? `${args.name}-id` : undefined, state: args.inputs as object };
       },
       call: ({ token }) => {
         throw new Error(`no mock for ${token}`);
@@ -58,7 +65,7 @@ async function run<T>(program: () => T, { preview = false } = {}) {
     await pulumi.runtime.disconnect();
     const monitor = pulumi.runtime.getMonitor() as unknown as MockMonitor;
     const urns = [...monitor.getRegisteredResources().values()].map(({ urn }) => urn);
-    const resources = seen.map(({ type, name, inputs }): Seen => {
+    const resources = seen.map(({ type, name, inputs, provider = "" }): Seen => {
       const chain = urns
         .map((urn) => urn.split("::"))
         .find((parts) => parts[3] === name && parts[2]?.split("$").at(-1) === type);
@@ -66,6 +73,7 @@ async function run<T>(program: () => T, { preview = false } = {}) {
       return {
         where: `${types.map((part) => kinds[part] ?? part).join(" > ")} ${name}`,
         inputs: inputs as Record<string, unknown>,
+        provider,
       };
     });
     return { result, resources, warned };
@@ -170,7 +178,7 @@ describe("MailFirewall", () => {
       { hosts: { mx1 } },
       { hosts: { mx1: "applied mail-mx1-apply" }, securityGroupId: undefined, hostOnly: 6 },
     ],
-    ["a group alone", { aws: { vpcId } }, { hosts: {}, securityGroupId: "mail-id", hostOnly: 0 }],
+    ["a group alone", { aws: { vpcId } }, { hosts: {}, securityGroupId: "mail-id", hostOnly: 6 }],
   ])("has the outputs of the contract with %s", async (_, args, expected) => {
     const { result } = await run(() => new MailFirewall("mail", { ...policy, ...args }));
     expect((await resolve(result.hosts)).value).toEqual(expected.hosts);
@@ -195,7 +203,9 @@ describe("MailFirewall", () => {
     const expected = { ...policy, sshPorts: [22, 2222] };
     expect(where(resources)).toEqual(expect.arrayContaining(groupResources("MailSecurityGroup", "mail", expected)));
     for (const name of ["mail-a", "mail-b"]) {
-      expect(inputsOf(resources, `HostFirewall > Command ${name}-apply`).stdin).toBe(rulesets(rulesOf(expected)));
+      expect(inputsOf(resources, `HostFirewall > Command ${name}-apply`).stdin).toBe(
+        rulesets(rulesOf(expected), `mail-firewall/test/${name}`),
+      );
     }
   });
 
@@ -214,7 +224,9 @@ describe("MailFirewall", () => {
         "HostFirewall > Command mail-mx1-apply",
       ].sort(),
     );
-    expect(inputsOf(resources, "HostFirewall > Command mail-mx1-apply").stdin).toBe(rulesets(rulesOf(policy)));
+    expect(inputsOf(resources, "HostFirewall > Command mail-mx1-apply").stdin).toBe(
+      rulesets(rulesOf(policy), "mail-firewall/test/mail-mx1"),
+    );
   });
 
   test("addHost refuses a host whose sshd the group would hide", async () => {
@@ -224,6 +236,14 @@ describe("MailFirewall", () => {
         'mail.addHost("mx1"): 1 fault; nothing was touched\n' +
           "  sshPorts: 2222 is not among the firewall's own; give MailFirewall sshPorts: [22, 2222]",
       );
+    });
+  });
+
+  test("addHost reports all faults of a host at once", async () => {
+    await run(() => {
+      const firewall = new MailFirewall("mail", { ...policy, aws: { vpcId } });
+      const attempt = () => firewall.addHost("Bad Name::x", { ...mx1, port: 2222, hostkey: 1 } as never);
+      expect(attempt).toThrow(/3 faults[\s\S]*not a name for a host[\s\S]*hostkey: unknown key[\s\S]*sshPorts: 2222/);
     });
   });
 
@@ -281,9 +301,7 @@ describe("HostFirewall", () => {
       expect(rest).toMatchObject({ addPreviousOutputInEnv: false, logging: "stderr" });
     }
     expect(inputsOf(resources, "HostFirewall > Command mx1-apply")).toMatchObject({
-      create: "sudo -n /usr/local/sbin/mail-firewall apply",
-      delete: "sudo -n /usr/local/sbin/mail-firewall remove",
-      stdin: rulesets(rulesOf({ ...policy, sshPorts: [2222] })),
+      stdin: rulesets(rulesOf({ ...policy, sshPorts: [2222] }), "mail-firewall/test/mx1"),
     });
   });
 
@@ -297,9 +315,87 @@ describe("HostFirewall", () => {
     );
   });
 
-  test("needs no sudo as root", async () => {
-    const { resources } = await run(() => new HostFirewall("mx1", { ...policy, ...mx1 }));
-    for (const { inputs } of resources) expect(JSON.stringify(inputs)).not.toContain("sudo -n");
+  // The texts are part of users' state: a new one makes every host's command run again.
+  test.each([
+    ["root", ""],
+    ["admin", "sudo -n "],
+  ])("runs exactly these commands as %s", async (user, sudo) => {
+    const { resources } = await run(() => new HostFirewall("mx1", { ...policy, ...mx1, user }));
+    expect(inputsOf(resources, "HostFirewall > Command mx1-install")).toMatchObject({
+      create:
+        `${sudo}sh -c 'set -e; umask 077; f=/usr/local/sbin/mail-firewall; cat >$f.new; ` +
+        'test "$(tail -n 1 $f.new)" = "# end of mail-firewall" || { rm -f $f.new; exit 1; }; ' +
+        "chown root:root $f.new; chmod 0744 $f.new; mv -f $f.new $f'",
+      delete: `${sudo}/usr/local/sbin/mail-firewall uninstall`,
+    });
+    expect(inputsOf(resources, "HostFirewall > Command mx1-apply")).toMatchObject({
+      create: `${sudo}/usr/local/sbin/mail-firewall apply`,
+      delete: `${sudo}/usr/local/sbin/mail-firewall remove --owned`,
+    });
+  });
+});
+
+describe("options and neighbours", () => {
+  test("a component's parent and the providers that it is given reach its children", async () => {
+    const { resources } = await run(() => {
+      const parent = new MailFirewall("outer", { ...policy, aws: { vpcId } });
+      const provider = new aws.Provider("elsewhere", { region: "eu-west-1" });
+      return new MailFirewall("inner", { ...policy, aws: { vpcId } }, { parent, providers: { aws: provider } });
+    });
+    expect(where(resources)).toContain("MailFirewall > MailFirewall inner");
+    const providers = new Map(resources.map((resource) => [resource.where, resource.provider]));
+    expect(providers.get("MailSecurityGroup > SecurityGroup inner")).toContain("::elsewhere::");
+    expect(providers.get("MailSecurityGroup > IngressRule inner-ingress-tcp-993-anywhere-ipv4")).toContain(
+      "::elsewhere::",
+    );
+    expect(providers.get("MailSecurityGroup > SecurityGroup outer")).toBe("");
+  });
+
+  test("addHost passes its options on", async () => {
+    const { resources } = await run(() => {
+      const firewall = new MailFirewall("mail", { ...policy, aws: { vpcId } });
+      const provider = new command.Provider("elsewhere", {});
+      return firewall.addHost("mx1", mx1, { providers: { command: provider } });
+    });
+    const apply = resources.find((resource) => resource.where.endsWith("mail-mx1-apply"));
+    expect(apply?.provider).toContain("::elsewhere::");
+  });
+
+  test("a host's own key wins over the one for all", async () => {
+    const own = privateKey.replace("b3Bl", "b3Bm");
+    const { resources } = await run(
+      () =>
+        new MailFirewall("mail", {
+          ...policy,
+          hosts: { mx1: { ...mx1, privateKey: own }, mx2: mx1 },
+          sshPrivateKey: privateKey,
+        }),
+    );
+    const keyOf = (name: string) =>
+      plain(
+        (plain(inputsOf(resources, `HostFirewall > Command mail-${name}-apply`).connection) as Record<string, unknown>)
+          .privateKey,
+      );
+    expect([keyOf("mx1"), keyOf("mx2")]).toEqual([own, privateKey]);
+  });
+
+  test("a component below a firewall with another policy shows its own, and says what is unusual about it", async () => {
+    const { resources, warned } = await run(() => {
+      const parent = new MailFirewall("mail", { ...policy, aws: { vpcId } });
+      return new HostFirewall("h", { ...policy, services: { pop3: ["0.0.0.0/0"] }, ...mx1 }, { parent });
+    });
+    expect(inputsOf(resources, "MailFirewall > HostFirewall h")).toHaveProperty("exposure.pop3", "tcp/110: 0.0.0.0/0");
+    expect(warned).toEqual(["pop3 is public over IPv4 only"]);
+  });
+
+  test("what the caller changes later does not reach a host that is added then", async () => {
+    const services: Record<string, string[]> = { imaps: ["public"] };
+    const { resources } = await run(() => {
+      const firewall = new MailFirewall("mail", { ssh: policy.ssh, services, aws: { vpcId } });
+      services.pop3 = ["public"];
+      return firewall.addHost("mx1", mx1);
+    });
+    expect(inputsOf(resources, "HostFirewall > Command mail-mx1-apply").stdin).not.toContain("pop3");
   });
 });
 
@@ -323,9 +419,16 @@ describe("MailSecurityGroup", () => {
     }
   });
 
-  test("its id waits for every rule, and is known in the preview of a group that exists", async () => {
+  test("its id is known in the preview of a group that exists, also when it gets new rules", async () => {
+    const { result } = await run(() => new MailSecurityGroup("mail", { ...policy, vpcId }), {
+      preview: true,
+      exists: ["SecurityGroup"],
+    });
+    expect(await resolve(result.securityGroupId)).toMatchObject({ value: "mail-id", known: true });
+  });
+
+  test("its id waits for every rule", async () => {
     const { result, resources } = await run(() => new MailSecurityGroup("mail", { ...policy, vpcId }));
-    expect((await resolve(result.securityGroupId)).known).toBe(true);
     const waitsFor = await (
       result.securityGroupId as unknown as { allResources(): Promise<Set<pulumi.Resource>> }
     ).allResources();

@@ -69,6 +69,7 @@ test.each<[string, Record<string, unknown>]>([
     "a host by name, over IPv6, with a comment behind its key",
     {
       ...good,
+      ssh: "public",
       hosts: { a: { ...mx1, host: "mx1.example.org" }, b: { host: "2001:db8::10", hostKey: `${hostKey} root@mx1` } },
     },
   ],
@@ -246,8 +247,8 @@ test.each<[string, Record<string, unknown>, string[]]>([
   ],
   [
     "a network twice",
-    { ...good, ssh: ["fd12::/48", "FD12::/48"] },
-    ['ssh[1]: "FD12::/48" is listed twice; delete one'],
+    { ...good, ssh: ["203.0.113.0/24", "203.0.113.0/24"] },
+    ['ssh[1]: "203.0.113.0/24" is listed twice; delete one'],
   ],
   [
     "overlapping networks",
@@ -325,6 +326,16 @@ test.each<[string, Record<string, unknown>, string[]]>([
       ports: { a: { protocol: "udp", port: 53, from: "public" }, b: { protocol: "udp", port: 53, from: "closed" } },
     },
     ["ports.b.port: udp/53 is also a; delete one"],
+  ],
+  [
+    "an address that is none",
+    { ...good, hosts: { mx1: { ...mx1, host: "198.51.100.256" } } },
+    ['hosts.mx1.host: "198.51.100.256" is not a host name or address; write it without user and port'],
+  ],
+  [
+    "SSH sources of another family than the host's address",
+    { ...good, ssh: ["fd12::/48"] },
+    ['hosts.mx1.host: "198.51.100.10" is dialled over IPv4, and "ssh" names no IPv4 network; add yours'],
   ],
   [
     "hosts as a list",
@@ -431,9 +442,9 @@ test.each<[string, Record<string, unknown>, string[]]>([
     ],
   ],
   [
-    "a key of the wrong kind under privateKey",
+    "a private key among the hosts",
     { ...good, hosts: { mx1: { ...mx1, privateKey: hostKey } } },
-    ['hosts.mx1.privateKey: is not a private key; write the text of the key file, from "-----BEGIN" to the last line'],
+    ["hosts.mx1.privateKey: has no place here; store it with pulumi config set --secret sshPrivateKey <KEYFILE"],
   ],
   [
     "aws as a word",
@@ -554,10 +565,22 @@ describe("secrets", () => {
       "sshPrivateKey: is missing, and no SSH agent runs (SSH_AUTH_SOCK): start one, or pulumi config set --secret sshPrivateKey <KEYFILE",
     ],
     [
+      "a private key for a host key",
+      { ...good, hosts: { mx1: { ...mx1, hostKey: pem } } },
+      {},
+      `hosts.mx1.hostKey: (a private key) is more than one line; write "ssh-ed25519 AAAA...", the line of the host's /etc/ssh/ssh_host_ed25519_key.pub`,
+    ],
+    [
+      "a wrong value that is encrypted",
+      { ...good, services: { hush: "public" } },
+      { secretKeys: ["mail-firewall:services"] },
+      "services: is encrypted, but previews show it; store it in plain: only sshPrivateKey is a secret",
+    ],
+    [
       "encrypted sources",
       good,
       { secretKeys: ["mail-firewall:ssh"] },
-      "ssh: is encrypted, but reviewers must see it; store it in plain: it is no secret who may reach what",
+      "ssh: is encrypted, but previews show it; store it in plain: only sshPrivateKey is a secret",
     ],
   ])("refuses %s, without showing it", (_, config, situation, expected) => {
     expect(faults(config, situation)).toEqual([expected]);

@@ -135,7 +135,10 @@ test.each<[Partial<PolicyArgs>, string[]]>([
     ["smtp (tcp/25) is open only to 192.0.2.0/24: other servers cannot deliver here directly"],
   ],
   [{ ssh: ["public"] }, ["ssh is public: everyone may try passwords and keys; name the networks you work from"]],
+  [{ ssh: ["0.0.0.0/0"] }, ["ssh is public: everyone may try passwords and keys; name the networks you work from"]],
   [{ services: { imaps: ["0.0.0.0/0"] } }, ["imaps is public over IPv4 only"]],
+  [{ services: { smtp: ["::/0"] } }, ["smtp is public over IPv6 only"]],
+  [{ ports: { vpn: { protocol: "udp", port: 1194, from: ["::/0"] } } }, ["vpn is public over IPv6 only"]],
 ])("warns about %j", (args, expected) => {
   expect(warnings(read(args))).toEqual(expected);
 });

@@ -9,6 +9,8 @@ function rulesOf(args: PolicyArgs) {
   return rules(readPolicy(args, "", { any: true }, new Faults()));
 }
 
+const owner = "mail-firewall/prod/mail-mx1";
+
 const example = rulesOf({
   services: { submissions: ["public"], imap: ["10.20.0.0/16", "fd12::/48"] },
   ssh: ["203.0.113.0/24", "2001:db8:113::/48"],
@@ -17,10 +19,11 @@ const example = rulesOf({
 });
 
 test("the IPv4 ruleset, line by line", () => {
-  expect(ruleset(example, 4).split("\n")).toEqual([
+  expect(ruleset(example, 4, owner).split("\n")).toEqual([
     "*filter",
     ":MAILFW-IN - [0:0]",
     ":MAILFW-OUT - [0:0]",
+    '-A MAILFW-IN -m comment --comment "owner mail-firewall/prod/mail-mx1"',
     "-A MAILFW-IN -s 203.0.113.0/24 -p tcp -m tcp --dport 22 -m comment --comment ssh -j ACCEPT",
     "-A MAILFW-IN -s 203.0.113.0/24 -p tcp -m tcp --dport 2222 -m comment --comment ssh -j ACCEPT",
     "-A MAILFW-IN -i lo -j ACCEPT",
@@ -46,10 +49,11 @@ test("the IPv4 ruleset, line by line", () => {
 });
 
 test("the IPv6 ruleset, line by line", () => {
-  expect(ruleset(example, 6).split("\n")).toEqual([
+  expect(ruleset(example, 6, owner).split("\n")).toEqual([
     "*filter",
     ":MAILFW-IN - [0:0]",
     ":MAILFW-OUT - [0:0]",
+    '-A MAILFW-IN -m comment --comment "owner mail-firewall/prod/mail-mx1"',
     "-A MAILFW-IN -s 2001:db8:113::/48 -p tcp -m tcp --dport 22 -m comment --comment ssh -j ACCEPT",
     "-A MAILFW-IN -s 2001:db8:113::/48 -p tcp -m tcp --dport 2222 -m comment --comment ssh -j ACCEPT",
     "-A MAILFW-IN -i lo -j ACCEPT",
@@ -82,11 +86,11 @@ test("the IPv6 ruleset, line by line", () => {
 test("every ruleset keeps SSH first, drops last, and fits a preview, which cuts lines at 150 characters", () => {
   fc.assert(
     fc.property(policyArgs, fc.constantFrom(4 as const, 6 as const), (args, family) => {
-      const lines = ruleset(rulesOf(args), family).split("\n");
+      const lines = ruleset(rulesOf(args), family, owner).split("\n");
       const inbound = lines.filter((line) => line.startsWith("-A MAILFW-IN "));
       const lastSsh = inbound.findLastIndex((line) => line.includes("--comment ssh "));
       expect(
-        inbound.slice(0, lastSsh + 1).every((line) => line.includes("--comment ssh ") && !line.includes("state")),
+        inbound.slice(1, lastSsh + 1).every((line) => line.includes("--comment ssh ") && !line.includes("state")),
       ).toBe(true);
       expect(inbound.at(-1)).toBe("-A MAILFW-IN -j DROP");
       expect(inbound.filter((line) => line.endsWith("-j DROP") && !line.includes(" -m "))).toHaveLength(1);
@@ -106,7 +110,7 @@ test("the longest line that a policy can make fits a preview", () => {
   });
   expect(
     Math.max(
-      ...rulesets(longest)
+      ...rulesets(longest, owner)
         .split("\n")
         .map((line) => line.length),
     ),
@@ -114,5 +118,10 @@ test("the longest line that a policy can make fits a preview", () => {
 });
 
 test("both families, as the script on the host reads them", () => {
-  expect(rulesets(example)).toBe(`# IPv4\n${ruleset(example, 4)}# IPv6\n${ruleset(example, 6)}`);
+  expect(rulesets(example, owner)).toBe(`# IPv4\n${ruleset(example, 4, owner)}# IPv6\n${ruleset(example, 6, owner)}`);
+});
+
+test("an owner may be any text, and its comment stays one word", () => {
+  const text = rulesets(example, 'p/s/a "b"\n-A MAILFW-IN -j ACCEPT');
+  expect(text.match(/"owner .*"$/gm)).toEqual(Array(2).fill('"owner p/s/a%20%22b%22%0A-A%20MAILFW-IN%20-j%20ACCEPT"'));
 });

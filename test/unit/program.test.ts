@@ -1,0 +1,61 @@
+import { execFileSync, spawnSync } from "node:child_process";
+import { copyFileSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+
+jest.setTimeout(60_000);
+
+let project: string;
+
+beforeEach(() => {
+  project = mkdtempSync(join(tmpdir(), "program-"));
+  for (const folder of ["components", "stacks"]) mkdirSync(join(project, folder));
+  for (const file of ["program.js", "tsconfig.json", "package-lock.json"]) copyFileSync(file, join(project, file));
+  symlinkSync(join(process.cwd(), "node_modules"), join(project, "node_modules"));
+  write("components/index.ts", "export {};");
+});
+afterEach(() => rmSync(project, { recursive: true, force: true }));
+
+const write = (file: string, text: string) => writeFileSync(join(project, file), text);
+const compile = () => spawnSync("node", ["program.js"], { cwd: project, encoding: "utf8" });
+/** Runs the program as Pulumi does, as a module of another one. */
+const run = () =>
+  execFileSync("node", ["-e", 'require("./program.js")'], { cwd: project, encoding: "utf8", stdio: "pipe" });
+
+test("a type error stops the run, and what was compiled in between never runs", () => {
+  const good = "console.log(993 satisfies number);";
+  write("index.ts", good);
+  expect(run()).toBe("993\n");
+  write("index.ts", "console.log(994 satisfies string);");
+  expect(() => run()).toThrow(/the program does not compile:\nindex\.ts\(1,17\): error TS1360/);
+  expect(compile()).toMatchObject({ status: 1, stdout: "", stderr: expect.stringContaining("error TS1360") as string });
+  write("index.ts", good);
+  expect(run()).toBe("993\n");
+});
+
+test("a change of any source is compiled, and nothing is compiled twice", () => {
+  write("index.ts", 'import { port } from "./components/port"; console.log(port);');
+  write("components/port.ts", "export const port = 143;");
+  expect(run()).toBe("143\n");
+  write("components/port.ts", "export const port = 993;");
+  expect(run()).toBe("993\n");
+  // No compiler, and it still runs.
+  rmSync(join(project, "node_modules"));
+  expect(() => run()).toThrow(/Cannot find module '@pulumi\/pulumi/);
+  mkdirSync(join(project, "node_modules"));
+  symlinkSync(join(process.cwd(), "node_modules/@pulumi"), join(project, "node_modules/@pulumi"));
+  expect(run()).toBe("993\n");
+});
+
+test("what the SDK loads only on demand is not loaded, and works when it is asked for", () => {
+  write(
+    "index.ts",
+    `import * as pulumi from "@pulumi/pulumi";
+     const loaded = (name: string) => Object.keys(require.cache).some((file) => file.includes(name));
+     const names = ["/@npmcli/arborist/lib/arborist/", "/typescript/lib/typescript.js", "/automation/localWorkspace.js"];
+     console.log(names.map(loaded).join());
+     console.log(typeof pulumi.automation.LocalWorkspace.createOrSelectStack, "LocalWorkspace" in pulumi.automation);
+     pulumi.runtime.serializeFunction(() => 993).then(({ text }) => console.log(text.includes("993")), console.error);`,
+  );
+  expect(run()).toBe("false,false,false\nfunction true\ntrue\n");
+});
