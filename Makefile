@@ -22,7 +22,7 @@ test-unit: setup ## the tests that need nothing but Node
 	@npx jest --selectProjects unit
 
 test-integration: setup ## the tests against the real engine, sshd, kernel and the EC2 emulator; NAME=… picks by file name
-	@$(in_sandbox) npx jest --selectProjects integration $(if $(NAME),--testPathPatterns '$(NAME)')
+	@$(in_sandbox) npx jest --selectProjects integration $(if $(NAME),--testPathPattern '$(NAME)')
 
 lint: setup ## formatting, lint, types, shellcheck
 	@npx prettier --check --log-level warn .
