@@ -90,8 +90,10 @@ go_build() {
   [ ! -x "$engine/$1" ] || return 0
   (
     cd "tools/$1"
-    try 5 go mod download || fail "the Go modules of $1 could not be downloaded; run it again to go on"
-    total=$(go list -deps "$2" | wc -l)
+    # Downloads what is needed, and no more: some modules that are only named cannot be had everywhere.
+    try 5 go list -deps "$2" >"$cache/$1.packages" ||
+      fail "the Go modules of $1 could not be downloaded; run it again to go on where it stopped"
+    total=$(wc -l <"$cache/$1.packages")
     # With -v go prints every package that it has compiled.
     go build -v -trimpath -ldflags "-s -w $3" -o "$engine/.$1.new" "$2" 2>&1 | tee "$cache/$1.log" |
       awk -v name="$1" -v total="$total" 'NR % 150 == 0 { print "setup: " name ": " NR " of at most " total " packages"; fflush() }' ||
