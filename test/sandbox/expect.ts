@@ -1,4 +1,4 @@
-// What a policy must look like from outside; written out here once more, by hand, so that no fault of the code hides in it.
+// What of a host is open, seen from outside.
 import type { Client, Probe, Verdict } from "./probe";
 import { probe } from "./probe";
 import type { MailHost } from "./host";
