@@ -12,4 +12,7 @@ const args = readConfig({
 
 const firewall = new MailFirewall("mail", { ...args, sshPrivateKey: new pulumi.Config().getSecret("sshPrivateKey") });
 
-export const { exposure, securityGroupId, hosts, hostOnly, cloudOnly } = firewall;
+const { exposure, securityGroupId, hosts, hostOnly, cloudOnly } = firewall;
+
+// Without a security group there is no such output; Pulumi warns about one that is undefined.
+export = { exposure, ...(securityGroupId && { securityGroupId }), hosts, hostOnly, cloudOnly };

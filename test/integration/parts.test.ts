@@ -28,7 +28,7 @@ describe("parts of a stack", () => {
   test("only hosts: no call to AWS at all", async () => {
     const stack = await started({ ...policy, hosts: { mx1: { host: host.address4, hostKey: host.hostKey } } });
     const calls = ec2.calls().length;
-    succeeded(await stack.up("--skip-preview"));
+    expect(succeeded(await stack.up("--skip-preview"))).not.toContain("warning");
     expect(await live(host)).toBe(expectedRulesets("mail-firewall/test/mail-mx1"));
     expect(ec2.calls().length).toBe(calls);
     expect(Object.keys(await stack.outputs()).sort()).toEqual(["cloudOnly", "exposure", "hostOnly", "hosts"]);
@@ -135,6 +135,15 @@ describe("parts of a stack", () => {
     expect([await host.save(4), await host.save(6)]).toEqual(before);
     stack.configure({ ...policy, hosts: { mx1: { host: host.address4, hostKey: host.hostKey } } });
     succeeded(await stack.up("--skip-preview"));
+    expect(await live(host)).toBe(expectedRulesets("mail-firewall/test/mail-mx1"));
+    succeeded(await stack.destroy());
+  });
+
+  test("a machine that was reinstalled under its address gets everything again by --replace", async () => {
+    const stack = await started({ ...policy, hosts: { mx1: { host: host.address4, hostKey: host.hostKey } } });
+    succeeded(await stack.up("--skip-preview"));
+    await host.run("/usr/local/sbin/mail-firewall remove; rm /usr/local/sbin/mail-firewall");
+    succeeded(await stack.up("--skip-preview", "--replace", "**mail-mx1-*"));
     expect(await live(host)).toBe(expectedRulesets("mail-firewall/test/mail-mx1"));
     succeeded(await stack.destroy());
   });
