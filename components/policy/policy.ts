@@ -246,7 +246,10 @@ function readServices(value: unknown, path: string, faults: Faults): Record<Serv
     } else if (service) {
       const sources = readSources(from, where, faults);
       const twin = named.get(service);
-      if (twin) faults.add(where, `is the same service as ${twin.key} (tcp/${catalogue[service].port}); delete one`);
+      if (twin) {
+        const alias = key === service ? twin.key : key; // whichever Pulumi hands over first
+        faults.add(join(path, alias), `is the same service as ${service} (tcp/${catalogue[service].port}); delete one`);
+      }
       named.set(service, { key, sources });
     } else if (Object.hasOwn(groups, key)) {
       const sources = readSources(from, where, faults);

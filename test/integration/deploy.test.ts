@@ -10,8 +10,8 @@ import { expectedRulesets, live, policy, succeeded } from "./example";
 
 jest.setTimeout(120_000);
 
-const stranger4 = "192.0.2.10";
-const stranger6 = "2001:db8:2::10";
+const stranger4 = "192.0.2.77";
+const stranger6 = "2001:db8:2::77";
 const colleague4 = "10.20.0.5";
 const colleague6 = "fd12::5";
 

@@ -1,0 +1,412 @@
+// Stack configurations that are wrong, each with what must be said about it. Keys stand without `mail-firewall:`.
+
+export const hostKey = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHyrmZFHMFmhYYIcPPRxUWkWDKZUzpP2PYRkVfTzWlrk";
+export const mx1 = { host: "198.51.100.10", hostKey };
+export const good = {
+  services: { imaps: "public" },
+  ssh: ["203.0.113.0/24"],
+  hosts: { mx1 },
+  aws: { vpcId: "vpc-0123456789abcdef0" },
+};
+
+const choice =
+  "known are smtp, http, pop3, imap, https, submissions, submission, imaps, pop3s, sieve, smtps, plain, secured, web";
+
+export const wrongConfigs: [string, Record<string, unknown>, string[]][] = [
+  [
+    "nothing",
+    {},
+    [
+      'ssh: is missing; write who may reach SSH, such as ["203.0.113.0/24"]',
+      'hosts: is missing, and so is "aws": add hosts to protect, or aws: { vpcId: vpc-... } for a security group, or both',
+    ],
+  ],
+  [
+    "neither hosts nor aws",
+    { ssh: "closed", hosts: {} },
+    [
+      'hosts: is missing, and so is "aws": add hosts to protect, or aws: { vpcId: vpc-... } for a security group, or both',
+    ],
+  ],
+  ["no ssh", { hosts: { mx1 } }, ['ssh: is missing; write who may reach SSH, such as ["203.0.113.0/24"]']],
+  [
+    "the default ssh of Pulumi.yaml",
+    { ...good, ssh: "" },
+    ['ssh: is missing; write who may reach SSH, such as ["203.0.113.0/24"]'],
+  ],
+  [
+    "ssh closed with hosts",
+    { ...good, ssh: "closed" },
+    ['ssh: "closed" would cut off the hosts that are deployed over SSH; write the networks you work from'],
+  ],
+  [
+    "ssh as one network",
+    { ...good, ssh: "203.0.113.0/24" },
+    ['ssh: "203.0.113.0/24" is none of "public", "closed" and a list of networks such as ["10.20.0.0/16"]'],
+  ],
+  ["a misspelled key", { ...good, servces: {} }, ['servces: unknown key; did you mean "services"?']],
+  [
+    "an unknown key",
+    { ...good, firewall: {} },
+    ["firewall: unknown key; known are services, ssh, ports, hosts, sshPrivateKey, aws"],
+  ],
+  [
+    "services as a list",
+    { ...good, services: ["imaps"] },
+    ['services: ["imaps"] is not a map; write one line a service, such as "imaps: public"'],
+  ],
+  [
+    "services as a word",
+    { ...good, services: "imaps" },
+    ['services: "imaps" is not a map; write one line a service, such as "imaps: public"'],
+  ],
+  [
+    "a misspelled service",
+    { ...good, services: { impas: "public" } },
+    ['services.impas: unknown service; did you mean "imaps"?; what is not mail goes under "ports"'],
+  ],
+  [
+    "a service that is not mail",
+    { ...good, services: { postgresql: "public" } },
+    [`services.postgresql: unknown service; ${choice}; what is not mail goes under "ports"`],
+  ],
+  [
+    "a service in capitals",
+    { ...good, services: { IMAPS: "public" } },
+    ['services.IMAPS: unknown service; did you mean "imaps"?; what is not mail goes under "ports"'],
+  ],
+  [
+    "a name of every object",
+    { ...good, services: { constructor: "public" } },
+    [`services.constructor: unknown service; ${choice}; what is not mail goes under "ports"`],
+  ],
+  [
+    "ssh among the services",
+    { ...good, services: { ssh: "public" } },
+    ['services.ssh: SSH is not a mail service; write it beside the services, as "mail-firewall:ssh"'],
+  ],
+  [
+    "a service under both of its names",
+    { ...good, services: { submissions: "public", smtps: "closed" } },
+    ["services.smtps: is the same service as submissions (tcp/465); delete one"],
+  ],
+  [
+    "public inside a list",
+    { ...good, services: { imaps: ["public"] } },
+    ['services.imaps[0]: "public" is not a network; write "public" without the list'],
+  ],
+  [
+    "public among networks",
+    { ...good, services: { imaps: ["10.0.0.0/8", "public"] } },
+    ['services.imaps[1]: "public" stands alone; delete it or the rest of the list'],
+  ],
+  [
+    "closed inside a list",
+    { ...good, services: { imaps: ["closed"] } },
+    ['services.imaps[0]: "closed" is not a network; write "closed" without the list'],
+  ],
+  [
+    "an empty list",
+    { ...good, services: { imaps: [] } },
+    ['services.imaps: is an empty list; write "closed" if nobody may reach it'],
+  ],
+  [
+    "nothing behind a service",
+    { ...good, services: { imaps: null } },
+    ['services.imaps: null is none of "public", "closed" and a list of networks such as ["10.20.0.0/16"]'],
+  ],
+  [
+    "true behind a service",
+    { ...good, services: { imaps: true } },
+    ['services.imaps: true is none of "public", "closed" and a list of networks such as ["10.20.0.0/16"]'],
+  ],
+  [
+    "a misspelled word behind a service",
+    { ...good, services: { imaps: "Public" } },
+    ['services.imaps: "Public" is none of "public", "closed" and a list of networks such as ["10.20.0.0/16"]'],
+  ],
+  [
+    "a map behind a service",
+    { ...good, services: { imaps: { from: "public" } } },
+    ['services.imaps: {"from":"public"} is none of "public", "closed" and a list of networks such as ["10.20.0.0/16"]'],
+  ],
+  [
+    "a number among networks",
+    { ...good, services: { imaps: [10] } },
+    ['services.imaps[0]: 10 is not text; write a network such as "10.20.0.0/16"'],
+  ],
+  [
+    "host bits",
+    { ...good, services: { imaps: ["10.20.0.1/16"] } },
+    ['services.imaps[0]: "10.20.0.1/16" has host bits set; write 10.20.0.0/16'],
+  ],
+  [
+    "an address without a prefix",
+    { ...good, ssh: ["203.0.113.7"] },
+    ['ssh[0]: "203.0.113.7" has no prefix length; write 203.0.113.7/32 for one address'],
+  ],
+  [
+    "a prefix of the wrong family",
+    { ...good, ssh: ["203.0.113.0/64"] },
+    ['ssh[0]: "203.0.113.0/64" has a prefix length above 32, the most that IPv4 has'],
+  ],
+  [
+    "an IPv4 network in IPv6 clothes",
+    { ...good, ssh: ["::ffff:203.0.113.0/120"] },
+    ['ssh[0]: "::ffff:203.0.113.0/120" is an IPv4-mapped IPv6 address; write 203.0.113.0/24'],
+  ],
+  [
+    "an octal network",
+    { ...good, ssh: ["010.0.0.0/8"] },
+    ['ssh[0]: "010.0.0.0/8" is not a CIDR; write a network such as "10.20.0.0/16" or "fd12::/48"'],
+  ],
+  [
+    "a name for a network",
+    { ...good, ssh: ["office.example.org"] },
+    ['ssh[0]: "office.example.org" is not a CIDR; write a network such as "10.20.0.0/16" or "fd12::/48"'],
+  ],
+  [
+    "a network twice",
+    { ...good, ssh: ["203.0.113.0/24", "203.0.113.0/24"] },
+    ['ssh[1]: "203.0.113.0/24" is listed twice; delete one'],
+  ],
+  [
+    "overlapping networks",
+    { ...good, ssh: ["10.1.0.0/16", "10.0.0.0/8"] },
+    ['ssh[1]: "10.0.0.0/8" overlaps: 10.1.0.0/16 lies inside 10.0.0.0/8; delete one'],
+  ],
+  [
+    "ports as a list",
+    { ...good, ports: [51820] },
+    ['ports: [51820] is not a map; write "wireguard: { protocol: udp, port: 51820, from: public }"'],
+  ],
+  [
+    "a number for a port",
+    { ...good, ports: { wireguard: 51820 } },
+    ["ports.wireguard: 51820 is not a map; write { protocol: udp, port: 51820, from: public }"],
+  ],
+  [
+    "a port without anything",
+    { ...good, ports: { wireguard: {} } },
+    [
+      'ports.wireguard.protocol: is missing; write "tcp" or "udp"',
+      "ports.wireguard.port: is missing; write a whole number from 1 to 65535",
+      'ports.wireguard.from: is missing; write who may reach it, such as ["10.20.0.0/16"]',
+    ],
+  ],
+  [
+    "a misspelled key of a port",
+    { ...good, ports: { w: { protocol: "udp", prt: 1, port: 1, from: "public" } } },
+    ['ports.w.prt: unknown key; did you mean "port"?'],
+  ],
+  [
+    "an unknown protocol",
+    { ...good, ports: { w: { protocol: "sctp", port: 1, from: "public" } } },
+    ['ports.w.protocol: "sctp" is not a protocol here; write "tcp" or "udp"'],
+  ],
+  [
+    "port 0",
+    { ...good, ports: { w: { protocol: "udp", port: 0, from: "public" } } },
+    ["ports.w.port: 0 is not a port; write a whole number from 1 to 65535"],
+  ],
+  [
+    "port 65536",
+    { ...good, ports: { w: { protocol: "udp", port: 65536, from: "public" } } },
+    ["ports.w.port: 65536 is not a port; write a whole number from 1 to 65535"],
+  ],
+  [
+    "half a port",
+    { ...good, ports: { w: { protocol: "udp", port: 1.5, from: "public" } } },
+    ["ports.w.port: 1.5 is not a port; write a whole number from 1 to 65535"],
+  ],
+  [
+    "a port as text",
+    { ...good, ports: { w: { protocol: "udp", port: "51820", from: "public" } } },
+    ['ports.w.port: "51820" is not a port; write a whole number from 1 to 65535'],
+  ],
+  [
+    "a service's port",
+    { ...good, ports: { secure: { protocol: "tcp", port: 993, from: "public" } } },
+    ['ports.secure.port: tcp/993 is imaps; write it under "services"'],
+  ],
+  [
+    "a service's name",
+    { ...good, ports: { imaps: { protocol: "tcp", port: 1993, from: "public" } } },
+    ['ports.imaps: is a name of its own here; write it under "services"'],
+  ],
+  [
+    "SSH's port",
+    { ...good, ports: { shell: { protocol: "tcp", port: 22, from: "public" } } },
+    ['ports.shell.port: tcp/22 is SSH; who may reach it is decided by "ssh"'],
+  ],
+  [
+    "one port under two names",
+    {
+      ...good,
+      ports: { a: { protocol: "udp", port: 53, from: "public" }, b: { protocol: "udp", port: 53, from: "closed" } },
+    },
+    ["ports.b.port: udp/53 is also a; delete one"],
+  ],
+  [
+    "an address that is none",
+    { ...good, hosts: { mx1: { ...mx1, host: "198.51.100.256" } } },
+    ['hosts.mx1.host: "198.51.100.256" is not a host name or address; write it without user and port'],
+  ],
+  [
+    "SSH sources of another family than the host's address",
+    { ...good, ssh: ["fd12::/48"] },
+    ['hosts.mx1.host: "198.51.100.10" is dialled over IPv4, and "ssh" names no IPv4 network; add yours'],
+  ],
+  [
+    "hosts as a list",
+    { ...good, hosts: [mx1] },
+    [
+      `hosts: [{"host":"198.51.100.10","hostKey":"ssh-ed25519 AAAAC3Nza... is not a map; write mx1: { host: 198.51.100.10, hostKey: "ssh-ed25519 AAAA..." }`,
+    ],
+  ],
+  [
+    "an address for a host",
+    { ...good, hosts: { mx1: "198.51.100.10" } },
+    [
+      'hosts.mx1: "198.51.100.10" is not a map; write { host: 198.51.100.10, user: admin, hostKey: "ssh-ed25519 AAAA..." }',
+    ],
+  ],
+  [
+    "a host without anything",
+    { ...good, hosts: { mx1: {} } },
+    [
+      "hosts.mx1.host: is missing; write the name or address to dial",
+      "hosts.mx1.hostKey: is missing; write the line of the host's /etc/ssh/ssh_host_ed25519_key.pub",
+    ],
+  ],
+  [
+    "a misspelled key of a host",
+    { ...good, hosts: { mx1: { ...mx1, hostkey: hostKey } } },
+    ['hosts.mx1.hostkey: unknown key; did you mean "hostKey"?'],
+  ],
+  [
+    "a host with its port",
+    { ...good, hosts: { mx1: { ...mx1, host: "198.51.100.10:22" } } },
+    ['hosts.mx1.host: "198.51.100.10:22" is not a host name or address; write it without user and port'],
+  ],
+  [
+    "a host as a number",
+    { ...good, hosts: { mx1: { ...mx1, host: 10 } } },
+    ["hosts.mx1.host: 10 is not a host name or address; write it without user and port"],
+  ],
+  [
+    "a port to dial that is none",
+    { ...good, hosts: { mx1: { ...mx1, port: 99999 } } },
+    ["hosts.mx1.port: 99999 is not a port; write a whole number from 1 to 65535"],
+  ],
+  [
+    "SSH on a service's port",
+    { ...good, hosts: { mx1: { ...mx1, port: 443 } } },
+    ["hosts.mx1.port: 443 is the port of https; SSH needs one of its own"],
+  ],
+  [
+    "SSH ports as a number",
+    { ...good, hosts: { mx1: { ...mx1, sshPorts: 22 } } },
+    ["hosts.mx1.sshPorts: 22 is not a list of ports; write the ports that sshd listens on, such as [22]"],
+  ],
+  [
+    "no SSH ports",
+    { ...good, hosts: { mx1: { ...mx1, sshPorts: [] } } },
+    ["hosts.mx1.sshPorts: is an empty list; write the ports that sshd listens on, such as [22]"],
+  ],
+  [
+    "an SSH port twice",
+    { ...good, hosts: { mx1: { ...mx1, sshPorts: [22, 22] } } },
+    ["hosts.mx1.sshPorts[1]: 22 is listed twice; delete one"],
+  ],
+  [
+    "a host key as in known_hosts",
+    { ...good, hosts: { mx1: { ...mx1, hostKey: `mx1 ${hostKey}` } } },
+    [
+      'hosts.mx1.hostKey: "mx1 ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHyrmZFHMFmhYYIc... is a line of known_hosts; delete the host at its beginning',
+    ],
+  ],
+  [
+    "a host key cut short",
+    { ...good, hosts: { mx1: { ...mx1, hostKey: hostKey.slice(0, -8) } } },
+    [
+      'hosts.mx1.hostKey: "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHyrmZFHMFmhYYIcPPRx... is damaged: what follows "ssh-ed25519" is not such a key; copy it again',
+    ],
+  ],
+  [
+    "a host key of another type",
+    { ...good, hosts: { mx1: { ...mx1, hostKey: hostKey.replace("ssh-ed25519", "ecdsa-sha2-nistp256") } } },
+    [
+      'hosts.mx1.hostKey: "ecdsa-sha2-nistp256 AAAAC3NzaC1lZDI1NTE5AAAAIHyrmZFHMFmh... is damaged: what follows "ecdsa-sha2-nistp256" is not such a key; copy it again',
+    ],
+  ],
+  [
+    "an RSA host key",
+    { ...good, hosts: { mx1: { ...mx1, hostKey: "ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAAAAwEAAQ==" } } },
+    [
+      `hosts.mx1.hostKey: "ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAAAAwEAAQ==" is an RSA key, which the SSH client cannot check; write "ssh-ed25519 AAAA...", the line of the host's /etc/ssh/ssh_host_ed25519_key.pub`,
+    ],
+  ],
+  [
+    "a fingerprint for a host key",
+    { ...good, hosts: { mx1: { ...mx1, hostKey: "SHA256:abc" } } },
+    [
+      `hosts.mx1.hostKey: "SHA256:abc" is not a host key; write "ssh-ed25519 AAAA...", the line of the host's /etc/ssh/ssh_host_ed25519_key.pub`,
+    ],
+  ],
+  [
+    "two host keys",
+    { ...good, hosts: { mx1: { ...mx1, hostKey: `${hostKey}\n${hostKey}` } } },
+    [
+      `hosts.mx1.hostKey: "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHyrmZFHMFmhYYIcPPRx... is more than one line; write "ssh-ed25519 AAAA...", the line of the host's /etc/ssh/ssh_host_ed25519_key.pub`,
+    ],
+  ],
+  [
+    "a private key among the hosts",
+    { ...good, hosts: { mx1: { ...mx1, privateKey: hostKey } } },
+    ["hosts.mx1.privateKey: has no place here; store it with pulumi config set --secret sshPrivateKey <KEYFILE"],
+  ],
+  [
+    "aws as a word",
+    { ...good, aws: "vpc-0abc" },
+    ['aws: "vpc-0abc" is not a map; write { vpcId: vpc-0123456789abcdef0 }'],
+  ],
+  [
+    "aws without a VPC",
+    { ...good, aws: {} },
+    ["aws.vpcId: is missing; write the id of the VPC, such as vpc-0123456789abcdef0"],
+  ],
+  [
+    "a misspelled key of aws",
+    { ...good, aws: { vpcid: "vpc-0abc" } },
+    [
+      'aws.vpcid: unknown key; did you mean "vpcId"?',
+      "aws.vpcId: is missing; write the id of the VPC, such as vpc-0123456789abcdef0",
+    ],
+  ],
+  [
+    "a subnet for a VPC",
+    { ...good, aws: { vpcId: "subnet-0abc" } },
+    ['aws.vpcId: "subnet-0abc" is not the id of a VPC; write one such as vpc-0123456789abcdef0'],
+  ],
+  [
+    "more rules than a security group takes",
+    {
+      ...good,
+      services: { imaps: Array.from({ length: 57 }, (_, i) => `10.${i}.0.0/16`) },
+    },
+    ["aws: makes 63 inbound IPv4 rules, and a security group takes 60; name fewer or wider networks"],
+  ],
+  [
+    "everything at once",
+    { ssh: ["x"], services: { imaps: [] }, hosts: { mx1: {} }, aws: {}, tags: {} },
+    [
+      "tags: unknown key; known are services, ssh, ports, hosts, sshPrivateKey, aws",
+      "hosts.mx1.host: is missing; write the name or address to dial",
+      "hosts.mx1.hostKey: is missing; write the line of the host's /etc/ssh/ssh_host_ed25519_key.pub",
+      'services.imaps: is an empty list; write "closed" if nobody may reach it',
+      'ssh[0]: "x" is not a CIDR; write a network such as "10.20.0.0/16" or "fd12::/48"',
+      "aws.vpcId: is missing; write the id of the VPC, such as vpc-0123456789abcdef0",
+    ],
+  ],
+];
