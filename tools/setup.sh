@@ -130,7 +130,7 @@ providers() {
       ln -s "$real"/* "$home/plugins/$plugin/" # Pulumi overlooks a plugin's folder that is a link itself
       say "provider $name $version: the real one, from this machine"
     else
-      printf '#!/bin/sh\nexec node %s "$@"\n' "$PWD/.cache/sandbox/test/sandbox/providers/$name.js" \
+      printf '#!/bin/sh\nexec node "%s" "$@"\n' "$PWD/.cache/sandbox/test/sandbox/providers/$name.js" \
         >"$home/plugins/$plugin/pulumi-resource-$name"
       chmod +x "$home/plugins/$plugin/pulumi-resource-$name"
       say "provider $name $version: the tests' stand-in (this machine has no real one)"

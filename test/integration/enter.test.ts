@@ -77,7 +77,8 @@ interface Sandbox {
 }
 
 function start(program: string, ...args: string[]): Sandbox {
-  const child = spawn(program, args, { stdio: "pipe", env: { ...process.env, MARKER: marker } });
+  // A session of its own: who runs these tests at a terminal is not the one who presses Ctrl-C in them.
+  const child = spawn(program, args, { stdio: "pipe", detached: true, env: { ...process.env, MARKER: marker } });
   let output = "";
   for (const stream of [child.stdout, child.stderr]) {
     stream.setEncoding("utf8").on("data", (text: string) => (output += text));
