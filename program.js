@@ -30,6 +30,10 @@ function compile() {
 
   // Aside, and renamed when it is complete: nothing that was rejected is ever run, nor anything half written.
   const aside = `${out}.${process.pid}`;
+  for (const name of fs.readdirSync(__dirname).filter((entry) => entry.startsWith("dist."))) {
+    const old = path.join(__dirname, name); // of a run that was killed
+    if (Date.now() - fs.statSync(old).mtimeMs > 600_000) fs.rmSync(old, { recursive: true, force: true });
+  }
   const arguments_ = [require.resolve("typescript/bin/tsc"), "-p", __dirname, "--outDir", aside, "--pretty", "false"];
   const tsc = require("node:child_process").spawnSync(process.execPath, arguments_, { encoding: "utf8" });
   if (tsc.status !== 0) {

@@ -7,6 +7,7 @@ interface Declaration {
   readonly name: string;
   readonly args: Required<PolicyArgs>;
   readonly policy: Policy;
+  readonly sshPrivateKey: pulumi.Input<string> | undefined;
 }
 
 /**

@@ -54,13 +54,10 @@ export class MailFirewall extends pulumi.ComponentResource {
     const { services = {}, ssh, ports = {}, hosts = {}, aws } = args;
     // A copy: whoever changes the original later must not change what addHost deploys.
     const policyArgs = structuredClone({ services, ssh, ports, sshPorts: [...policy.sshPorts] });
-    declared.set(this, { name, args: policyArgs, policy });
+    declared.set(this, { name, args: policyArgs, policy, sshPrivateKey: args.sshPrivateKey });
 
     const group = aws && new MailSecurityGroup(name, { ...policyArgs, ...aws }, { parent: this });
-    const deployed = Object.entries(hosts).map(([host, hostArgs]) => {
-      const privateKey = hostArgs.privateKey ?? args.sshPrivateKey;
-      return [host, this.addHost(host, privateKey === undefined ? hostArgs : { ...hostArgs, privateKey })] as const;
-    });
+    const deployed = Object.entries(hosts).map(([host, hostArgs]) => [host, this.addHost(host, hostArgs)] as const);
 
     this.exposure = pulumi.output(exposure(policy));
     this.securityGroupId = group?.securityGroupId;
@@ -95,7 +92,12 @@ export class MailFirewall extends pulumi.ComponentResource {
     }
     checkReachable(args.host, firewall.policy.ssh, "", faults);
     if (faults.list.length > 0) throw new pulumi.RunError(report(`${firewall.name}.addHost("${name}")`, faults.list));
-    return new HostFirewall(`${firewall.name}-${name}`, { ...args, ...firewall.args }, { parent: this, ...opts });
+    const privateKey = args.privateKey ?? firewall.sshPrivateKey;
+    return new HostFirewall(
+      `${firewall.name}-${name}`,
+      { ...args, ...(privateKey === undefined ? {} : { privateKey }), ...firewall.args },
+      { parent: this, ...opts },
+    );
   }
 }
 
@@ -114,8 +116,16 @@ export function readFirewall(args: MailFirewallArgs, at: string, faults: Faults)
     );
   }
   const entries = isRecord(hosts) ? Object.entries(hosts) : [];
-  for (const [name, host] of entries)
-    sshPorts.push(...readNamedHost(name, host, join(join(at, "hosts"), name), faults));
+  const places = new Map<string, string>();
+  for (const [name, host] of entries) {
+    const where = join(join(at, "hosts"), name);
+    sshPorts.push(...readNamedHost(name, host, where, faults));
+    if (!isRecord(host) || typeof host.host !== "string") continue;
+    const place = JSON.stringify([host.host, host.port ?? 22]);
+    const twin = places.get(place);
+    if (twin !== undefined) faults.add(join(where, "host"), `${show(host.host)} is also ${twin}; delete one`);
+    places.set(place, name);
+  }
   if (sshPrivateKey !== undefined && isPlain(sshPrivateKey)) {
     checkPrivateKey(sshPrivateKey, join(at, "sshPrivateKey"), faults);
   }

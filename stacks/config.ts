@@ -26,7 +26,20 @@ export function readConfig(config: StackConfig): MailFirewallArgs {
     .filter(([key]) => key.startsWith(namespace))
     .map(([key, text]) => [key.slice(namespace.length), text] as const)
     .filter(([key, text]) => !(key === "ssh" && text === "")); // the default of Pulumi.yaml
-  faults.unknownKeys(Object.fromEntries(entries), firewallKeys, namespace);
+  for (const key of Object.keys(config.values)) {
+    const name = key.slice(0, key.indexOf(":") + 1);
+    if (name !== namespace && name.replace(/[-_]/g, "").toLowerCase() === namespace.replace("-", "")) {
+      faults.add(key, `is of another namespace, which nobody reads; write ${namespace}${key.slice(name.length)}`);
+    }
+  }
+  const dotted = entries.filter(([key]) =>
+    firewallKeys.some((known) => key.startsWith(`${known}.`) || key.startsWith(`${known}[`)),
+  );
+  for (const [key] of dotted) {
+    faults.add(at(key), `was set without --path; pulumi config rm '${key}', and set it again with --path`);
+  }
+  const others = entries.filter((entry) => !dotted.includes(entry));
+  faults.unknownKeys(Object.fromEntries(others), firewallKeys, namespace);
 
   const values = Object.fromEntries(
     entries.map(([key, text]) => [key, key === "sshPrivateKey" ? text : structured(text)]),

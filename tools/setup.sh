@@ -140,6 +140,7 @@ providers() {
 
 debian_packages
 node_modules
+node program.js # here, so that nothing is left half compiled when the demo is interrupted
 pulumi_engine
 ec2_emulator
 providers

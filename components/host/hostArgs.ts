@@ -36,7 +36,7 @@ export const hostKeys = ["host", "port", "user", "hostKey", "privateKey", "sshPo
  */
 export function readNamedHost(name: string, value: unknown, at: string, faults: Faults): number[] {
   if (!/^[a-z0-9](?:[a-z0-9.-]{0,61}[a-z0-9])?$/.test(name)) {
-    faults.add(at, "is not a name for a host; use a-z, 0-9, dots and hyphens");
+    faults.add(at || "name", "is not a name for a host; use a-z, 0-9, dots and hyphens");
   }
   if (isRecord(value)) faults.unknownKeys(value, hostKeys, at);
   return readHost(value, at, faults);
@@ -94,8 +94,27 @@ export function checkReachable(host: unknown, ssh: Sources, at: string, faults: 
 
 /** Never shows the value. */
 export function checkPrivateKey(value: unknown, path: string, faults: Faults): void {
-  if (typeof value === "string" && /^\s*-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----\r?\n/.test(value)) return;
+  const text = typeof value === "string" ? value.trim() : "";
+  if (/^-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----\r?\n/.test(text)) {
+    if (hasPassphrase(text)) {
+      faults.add(
+        path,
+        "is protected by a passphrase, and nobody could type it; use a key without one, or an SSH agent",
+      );
+    }
+    return;
+  }
   faults.add(path, 'is not a private key; write the text of the key file, from "-----BEGIN" to the last line');
+}
+
+/** PEM says it in words (RFC 1421, PKCS #8), OpenSSH's own format by the name of the cipher that stands first in it. */
+function hasPassphrase(text: string): boolean {
+  if (/^-----BEGIN ENCRYPTED |^Proc-Type: 4,ENCRYPTED/m.test(text)) return true;
+  const bytes = Buffer.from(text.replace(/^-----.*$/gm, ""), "base64");
+  const magic = "openssh-key-v1\0";
+  if (bytes.toString("latin1", 0, magic.length) !== magic || bytes.length < magic.length + 8) return false;
+  const length = bytes.readUInt32BE(magic.length);
+  return bytes.toString("latin1", magic.length + 4, magic.length + 4 + length) !== "none";
 }
 
 function isHost(value: unknown): boolean {
@@ -120,7 +139,8 @@ function hostKeyProblem(value: unknown): string | undefined {
       ? `is a line of known_hosts; delete the host at its beginning`
       : `is not a host key; ${right}`;
   }
-  return keyFields(key)?.[0] === type
+  const fields = keyFields(key);
+  return fields?.[0] === type && fields.length === (type === "ssh-ed25519" ? 2 : 3)
     ? undefined
     : `is damaged: what follows "${type}" is not such a key; copy it again`;
 }

@@ -115,7 +115,7 @@ export function readSources(value: unknown, path: string, faults: Faults): Sourc
     faults.add(path, `${show(value)} is not a list; write ["public"], ["closed"] or networks such as ["10.20.0.0/16"]`);
     return [];
   }
-  if (value.length === 0) faults.add(path, 'is an empty list; write "closed" if nobody may reach it');
+  if (value.length === 0) faults.add(path, 'is an empty list; write who may reach it, or "closed" for nobody');
   const items = value as unknown[];
   if (items.length === 1 && items[0] === "public") return everyone;
   if (items.length === 1 && items[0] === "closed") return [];

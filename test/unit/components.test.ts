@@ -196,7 +196,7 @@ describe("MailFirewall", () => {
       () =>
         new MailFirewall("mail", {
           ...policy,
-          hosts: { a: { ...mx1, port: 2222 }, b: { ...mx1, sshPorts: [22] } },
+          hosts: { a: { ...mx1, port: 2222 }, b: { ...mx1, host: "198.51.100.11", sshPorts: [22] } },
           aws: { vpcId },
         }),
     );
@@ -367,7 +367,7 @@ describe("options and neighbours", () => {
       () =>
         new MailFirewall("mail", {
           ...policy,
-          hosts: { mx1: { ...mx1, privateKey: own }, mx2: mx1 },
+          hosts: { mx1: { ...mx1, privateKey: own }, mx2: { ...mx1, host: "198.51.100.11" } },
           sshPrivateKey: privateKey,
         }),
     );
@@ -377,6 +377,14 @@ describe("options and neighbours", () => {
           .privateKey,
       );
     expect([keyOf("mx1"), keyOf("mx2")]).toEqual([own, privateKey]);
+  });
+
+  test("a host that is added later logs in with the key for all, too", async () => {
+    const { resources } = await run(() =>
+      new MailFirewall("mail", { ...policy, aws: { vpcId }, sshPrivateKey: privateKey }).addHost("mx1", mx1),
+    );
+    const { connection } = inputsOf(resources, "HostFirewall > Command mail-mx1-apply");
+    expect(plain((plain(connection) as Record<string, unknown>).privateKey)).toBe(privateKey);
   });
 
   test("a component below a firewall with another policy shows its own, and says what is unusual about it", async () => {

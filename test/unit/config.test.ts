@@ -1,3 +1,5 @@
+import { generateKeyPairSync } from "node:crypto";
+
 import { RunError } from "@pulumi/pulumi";
 
 import { readConfig } from "../../stacks/config";
@@ -82,6 +84,14 @@ const hostile = [
   "-oProxyCommand=x",
 ];
 
+test("refuses a misspelled namespace, which Pulumi would ignore", () => {
+  expect(faults({ ...good, "mailfirewall:services": { pop3: "public" } })).toEqual(
+    ["mailfirewall:services: is of another namespace, which nobody reads; write mail-firewall:services"].map(
+      (line) => `  ${line}`,
+    ),
+  );
+});
+
 test.each(wrongConfigs)("refuses %s", (_, config, expected) => {
   expect(faults(config)).toEqual(expected);
 });
@@ -130,6 +140,17 @@ describe.each(hostile)("refuses the hostile string %j as", (text) => {
 });
 
 describe("secrets", () => {
+  /** The beginning of a key in OpenSSH's own format (PROTOCOL.key). */
+  const openSsh = (cipher: string) => {
+    const length = Buffer.alloc(4);
+    length.writeUInt32BE(cipher.length);
+    const body = Buffer.concat([Buffer.from("openssh-key-v1\0"), length, Buffer.from(`${cipher}    bcrypt`)]);
+    return `-----BEGIN OPENSSH PRIVATE KEY-----\n${body.toString("base64")}\n-----END OPENSSH PRIVATE KEY-----\n`;
+  };
+  const { privateKey: encrypted } = generateKeyPairSync("ed25519", {
+    publicKeyEncoding: { type: "spki", format: "pem" },
+    privateKeyEncoding: { type: "pkcs8", format: "pem", cipher: "aes-256-cbc", passphrase: "x" },
+  });
   const pem = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAAA\n-----END OPENSSH PRIVATE KEY-----\n";
 
   test("an encrypted key is taken", () => {
@@ -156,6 +177,21 @@ describe("secrets", () => {
       good,
       { sshAgent: false },
       "sshPrivateKey: is missing, and no SSH agent runs (SSH_AUTH_SOCK): start one, or pulumi config set --secret sshPrivateKey <KEYFILE",
+    ],
+    [
+      "a key with a passphrase",
+      {
+        ...good,
+        sshPrivateKey: encrypted,
+      },
+      { secretKeys: ["mail-firewall:sshPrivateKey"] },
+      "sshPrivateKey: is protected by a passphrase, and nobody could type it; use a key without one, or an SSH agent",
+    ],
+    [
+      "an OpenSSH key with a passphrase",
+      { ...good, sshPrivateKey: openSsh("aes256-ctr") },
+      { secretKeys: ["mail-firewall:sshPrivateKey"] },
+      "sshPrivateKey: is protected by a passphrase, and nobody could type it; use a key without one, or an SSH agent",
     ],
     [
       "a private key for a host key",

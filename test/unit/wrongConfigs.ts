@@ -108,7 +108,7 @@ export const wrongConfigs: [string, Record<string, unknown>, string[]][] = [
   [
     "an empty list",
     { ...good, services: { imaps: [] } },
-    ['services.imaps: is an empty list; write "closed" if nobody may reach it'],
+    ['services.imaps: is an empty list; write who may reach it, or "closed" for nobody'],
   ],
   [
     "nothing behind a service",
@@ -258,6 +258,26 @@ export const wrongConfigs: [string, Record<string, unknown>, string[]][] = [
     ['hosts.mx1.host: "198.51.100.10" is dialled over IPv4, and "ssh" names no IPv4 network; add yours'],
   ],
   [
+    "a value set without --path",
+    { ...good, "services.imaps": "public" },
+    ["[\"services.imaps\"]: was set without --path; pulumi config rm 'services.imaps', and set it again with --path"],
+  ],
+  [
+    "an ECDSA host key without its point",
+    {
+      ...good,
+      hosts: { mx1: { ...mx1, hostKey: "ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAyNTYAAAAIbmlzdHAyNTY=" } },
+    },
+    [
+      'hosts.mx1.hostKey: "ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAyNTYAAAAI... is damaged: what follows "ecdsa-sha2-nistp256" is not such a key; copy it again',
+    ],
+  ],
+  [
+    "one host under two names",
+    { ...good, hosts: { mx1, mx2: mx1 } },
+    ['hosts.mx2.host: "198.51.100.10" is also mx1; delete one'],
+  ],
+  [
     "hosts as a list",
     { ...good, hosts: [mx1] },
     [
@@ -404,7 +424,7 @@ export const wrongConfigs: [string, Record<string, unknown>, string[]][] = [
       "tags: unknown key; known are services, ssh, ports, hosts, sshPrivateKey, aws",
       "hosts.mx1.host: is missing; write the name or address to dial",
       "hosts.mx1.hostKey: is missing; write the line of the host's /etc/ssh/ssh_host_ed25519_key.pub",
-      'services.imaps: is an empty list; write "closed" if nobody may reach it',
+      'services.imaps: is an empty list; write who may reach it, or "closed" for nobody',
       'ssh[0]: "x" is not a CIDR; write a network such as "10.20.0.0/16" or "fd12::/48"',
       "aws.vpcId: is missing; write the id of the VPC, such as vpc-0123456789abcdef0",
     ],
