@@ -18,7 +18,7 @@ demo: setup ## deploy to a throw-away mail host and an EC2 emulator, change a se
 test: setup lint ## all tests: formatting, lint, types, unit, integration
 	@$(in_sandbox) npx jest
 
-test-unit: setup ## the tests that need nothing but Node
+test-unit: setup ## the tests of pure logic, and of the components with mocks
 	@npx jest --selectProjects unit
 
 test-integration: setup ## the tests against the real engine, sshd, kernel and the EC2 emulator; NAME=… picks by file name
