@@ -10,14 +10,14 @@ import { policyKeys, readPolicy, rules, type Policy, type PolicyArgs } from "../
 import { checkReachable, hostKeys, readHost, type HostArgs } from "./hostArgs";
 import { rulesets } from "./ruleset";
 
-const script = readFileSync(join(__dirname, "mail-firewall.sh"), "utf8");
+const scriptText = readFileSync(join(__dirname, "mail-firewall.sh"), "utf8");
 
 /** The arguments of a {@link HostFirewall}. */
 export interface HostFirewallArgs extends PolicyArgs, HostArgs {}
 
 /** The firewall of one host: iptables rules for IPv4 and IPv6, deployed over SSH. */
 export class HostFirewall extends pulumi.ComponentResource {
-  /** `applied` and the fingerprint of the rules that the host's kernel holds. */
+  /** `confirmed` and the fingerprint of the rules that the host's kernel holds, and loads at boot. */
   public readonly status: pulumi.Output<string>;
 
   /**
@@ -42,6 +42,7 @@ export class HostFirewall extends pulumi.ComponentResource {
       perDialTimeout: 10,
     };
     const sudo = connection.user === "root" ? "" : "sudo -n ";
+    const script = `${sudo}${scriptPath}`;
     const remote = { connection, addPreviousOutputInEnv: false, logging: "stderr" } as const;
 
     const install = new Command(
@@ -49,8 +50,8 @@ export class HostFirewall extends pulumi.ComponentResource {
       {
         ...remote,
         create: `${sudo}sh -c '${installScript}'`,
-        delete: `${sudo}${scriptPath} uninstall`,
-        stdin: script,
+        delete: `${script} uninstall`,
+        stdin: scriptText,
       },
       { parent: this },
     );
@@ -58,15 +59,29 @@ export class HostFirewall extends pulumi.ComponentResource {
       `${name}-apply`,
       {
         ...remote,
-        create: `${sudo}${scriptPath} apply`,
-        delete: `${sudo}${scriptPath} remove --owned`,
+        create: `${script} apply`,
+        delete: `${script} remove --owned`,
         stdin: rulesets(rules(policy), `${pulumi.getProject()}/${pulumi.getStack()}/${name}`),
       },
       // Otherwise the old command's `delete` would take away what the new one has just loaded.
       { parent: this, dependsOn: install, deleteBeforeReplace: true },
     );
+    // A new connection, through the new rules: the only proof that they let one in. Without it the host goes back by itself.
+    const confirm = new Command(
+      `${name}-confirm`,
+      { ...remote, create: `${script} confirm`, stdin: apply.stdout },
+      { parent: this },
+    );
+    // Where the host had gone back before it could be confirmed, as after an interrupted `up`, confirm applies again, and only
+    // one more new connection can confirm that. Otherwise confirm says nothing but `confirmed`, and this one has nothing to do;
+    // a preview, which cannot know what it will say, would show a change each time.
+    const reconfirm = new Command(
+      `${name}-reconfirm`,
+      { ...remote, create: `${script} confirm --again`, stdin: confirm.stdout },
+      { parent: this, ignoreChanges: pulumi.runtime.isDryRun() ? ["stdin"] : [] },
+    );
 
-    this.status = apply.stdout;
+    this.status = pulumi.interpolate`${reconfirm.stdout} ${apply.stdout.apply(fingerprint)}`;
     this.registerOutputs({ status: this.status });
   }
 }
@@ -81,6 +96,11 @@ const installScript = [
   'test "$(tail -n 1 $f.new)" = "# end of mail-firewall" || { rm -f $f.new; exit 1; }',
   "chown root:root $f.new; chmod 0744 $f.new; mv -f $f.new $f",
 ].join("; ");
+
+/** From `applied FINGERPRINT-NONCE`; the nonce makes each run of apply one that must be confirmed. */
+function fingerprint(applied: string): string {
+  return applied.replace(/^applied |-.*$/g, "");
+}
 
 function readHostPolicy(name: string, args: HostFirewallArgs): Policy {
   const faults = new Faults();

@@ -1,20 +1,44 @@
 #!/bin/sh
 # The host's side of the Pulumi component `mail-firewall`, installed as /usr/local/sbin/mail-firewall.
 #
-#   mail-firewall apply <RULESETS   load the rules of both families, or leave both as they were
-#   mail-firewall remove            take our chains and jumps away; whatever else the host has stays
-#   mail-firewall remove --owned <RULESETS   the same, unless what is live has another owner than RULESETS
-#   mail-firewall uninstall         delete this script, unless our chains are live
+# Deployment, each step over an SSH connection of its own:
+#   mail-firewall apply [--rollback SECONDS] [--take-over] [--keep] <RULESETS
+#                                   load the rules of both families, or leave both as they were. Prints `applied TOKEN`.
+#                                   Unless they are confirmed within SECONDS (60), the host goes back to the last that were
+#   mail-firewall confirm <TOKEN    keep the rules for good: across reboots, and with other firewalls off. If the host has gone
+#                                   back already, it applies them again instead, and prints the new `applied TOKEN`
+#   mail-firewall confirm --again <TOKEN   the same, after that
+#   mail-firewall remove [--owned <RULESETS]   take our rules away, and give back what was there before; with --owned only
+#                                   if what is there has the owner of RULESETS
+#   mail-firewall uninstall         delete this script, unless its rules are live
+# At any time:
+#   mail-firewall status [--json] [--deployed <RULESETS]   say what differs from what was confirmed, or from RULESETS.
+#                                   Changes nothing. Exit code 0: nothing differs, 3: something does
+#   mail-firewall restore           load the confirmed rules: at boot, or by hand
+#   mail-firewall rollback TOKEN    what the timer runs
 #
 # RULESETS holds one `iptables-restore` text after the line `# IPv4` and one after `# IPv6`, in the form in which
 # `iptables-save` prints them back. Each family is loaded in one transaction (iptables-restore --noflush), so that no packet
 # ever meets half a ruleset. Only the table filter is used, and in it only chains named MAILFW-* and one jump to each. The first
 # rule of MAILFW-IN does nothing but name the owner in its comment.
 #
+# Whatever dies at whatever moment, the timer, which was started before anything was changed, or else the next run, takes the
+# host to the confirmed rules, in both families.
+#
 # `set -e` is off in whatever is called before || or in a condition, so functions say themselves when they fail.
 set -eu
 export PATH=/usr/sbin:/sbin:/usr/bin:/bin LC_ALL=C
 umask 077
+
+self=/usr/local/sbin/mail-firewall
+
+# The confirmed rules, and those before them in last/; `candidate` holds what was applied last, `others` the firewalls that we
+# disabled; if `keep` exists, destroy leaves the rules.
+etc=/etc/mail-firewall
+
+# Gone after a reboot: the lock; `pending`, the token of rules that wait for their confirm, and when they expire, in seconds of
+# uptime, which no change of the clock moves; `stopped`, other firewalls that come back if it never arrives.
+run=/run/mail-firewall
 
 complain() {
   echo "mail-firewall: $*" >&2
@@ -25,6 +49,12 @@ fail() {
   complain "$@" || exit 1
 }
 
+# --- The kernel
+
+# An IPv4-only kernel has nothing to protect for IPv6. One that has IPv6 but no ip6tables is an error, not a family less.
+families=4
+[ ! -e /proc/sys/net/ipv6 ] || families='4 6'
+
 # tool FAMILY [-save|-restore]
 tool() {
   case $1 in
@@ -33,10 +63,14 @@ tool() {
   esac
 }
 
-# live FAMILY: our chains as the kernel holds them; without any, only the frame.
-live() {
-  "$(tool "$1" -save)" -t filter >"$dir/save" || complain "the IPv$1 rules cannot be read" || return
-  grep -E '^(\*filter|:MAILFW-.*|-A MAILFW-.*|COMMIT)$' "$dir/save"
+# read_kernel FAMILY: the table filter into $dir/kernel.FAMILY, and our chains in it into $dir/live.FAMILY; without any, only the frame.
+read_kernel() {
+  "$(tool "$1" -save)" -t filter >"$dir/kernel.$1" || complain "the IPv$1 rules cannot be read" || return
+  {
+    echo '*filter'
+    grep -E '^(:MAILFW-|-A MAILFW-)' "$dir/kernel.$1" || :
+    echo COMMIT
+  } | sed 's/^\(:MAILFW-[A-Z]* -\).*/\1 [0:0]/' >"$dir/live.$1"
 }
 
 # chains FILE: the names of our chains in an iptables-save text.
@@ -49,13 +83,13 @@ owner() {
   sed -n 's/^-A MAILFW-IN -m comment --comment "owner \(.*\)"$/\1/p' "$1" | head -n 1
 }
 
-# place_jump FAMILY HOOK CHAIN: the lines that leave exactly one jump to CHAIN in HOOK: behind the leading jumps into other
-# programs' chains (fail2ban's bans go on), before the first rule that itself decides (an old ACCEPT does not bypass us, a
-# trailing REJECT does not hide us). No lines if it stands there already.
+# place_jump FAMILY HOOK CHAIN RULES: the lines that leave exactly one jump to CHAIN in HOOK, or none if RULES have no such chain:
+# behind the leading jumps into other programs' chains (fail2ban's bans go on), before the first rule that itself decides (an
+# old ACCEPT does not bypass us, a trailing REJECT does not hide us). No lines if all is right already.
 place_jump() {
-  "$(tool "$1")" -w 10 -S "$2" >"$dir/hook" || complain "the IPv$1 rules of $2 cannot be read" || return
-  awk -v hook="$2" -v chain="$3" '
-    $1 != "-A" { next }
+  wanted=$(chains "$4" | grep -cx "$3" || :)
+  awk -v hook="$2" -v chain="$3" -v wanted="$wanted" '
+    $1 != "-A" || $2 != hook { next }
     $0 == "-A " hook " -j " chain { ours++; at = others + 1; next }
     { gsub(/"([^"\\]|\\.)*"/, "")   # a comment may say anything
       # A goto does not come back, unlike a jump.
@@ -63,143 +97,586 @@ place_jump() {
       others++ }
     END {
       if (!place) place = others + 1
-      if (ours == 1 && at == place) exit
+      if (ours + 0 == wanted && (!wanted || at == place)) exit
       while (ours-- > 0) print "-D " hook " -j " chain
-      print "-I " hook " " place " -j " chain
-    }' "$dir/hook"
+      if (wanted) print "-I " hook " " place " -j " chain
+    }' "$dir/kernel.$1"
 }
 
-# place_jumps FAMILY
+# place_jumps FAMILY RULES
 place_jumps() {
-  place_jump "$1" INPUT MAILFW-IN && place_jump "$1" OUTPUT MAILFW-OUT
+  place_jump "$1" INPUT MAILFW-IN "$2" && place_jump "$1" OUTPUT MAILFW-OUT "$2"
 }
 
-# restore FAMILY FILE: the transaction of FILE. It is written before it starts: iptables-legacy-restore holds the lock from its
-# first line on, and what writes the later ones asks iptables something.
-restore() {
-  "$(tool "$1" -restore)" -w 10 --noflush <"$2"
-}
-
-# load FAMILY FILE: makes FILE, an iptables-save text of our chains, live; chains of ours that it does not have go.
+# load FAMILY RULES: makes RULES, an iptables-save text of our chains, live in one transaction; chains of ours that it does not
+# have go. The transaction is written before it starts: iptables-legacy-restore holds the lock from its first line on.
 load() {
-  live "$1" >"$dir/now" && place_jumps "$1" >"$dir/jumps" || return
-  stale=$(chains "$dir/now" | while read -r chain; do chains "$2" | grep -qx "$chain" || echo "$chain"; done)
+  read_kernel "$1" && place_jumps "$1" "$2" >"$dir/jumps" || return
+  stale=$(chains "$dir/live.$1" | while read -r chain; do chains "$2" | grep -qx "$chain" || echo "$chain"; done)
   {
     sed '/^COMMIT$/d' "$2"
     for chain in $stale; do echo ":$chain - [0:0]"; done
     cat "$dir/jumps"
     for chain in $stale; do echo "-X $chain"; done
     echo COMMIT
-  } >"$dir/transaction" && restore "$1" "$dir/transaction"
+  } >"$dir/transaction" || return
+  # Nothing to say: do not create a table that is not there.
+  [ "$(grep -c . "$dir/transaction")" -gt 2 ] || return 0
+  "$(tool "$1" -restore)" -w 10 --noflush <"$dir/transaction"
 }
 
-# unload FAMILY: takes all of ours away.
-unload() {
-  live "$1" >"$dir/now" || return
-  chains=$(chains "$dir/now")
-  [ -n "$chains" ] || return 0
-  for hook in INPUT OUTPUT; do
-    "$(tool "$1")" -w 10 -S "$hook" || return
-  done >"$dir/hook"
-  {
-    echo '*filter'
-    sed -n -e 's/^-A \(INPUT -j MAILFW-IN\)$/-D \1/p' -e 's/^-A \(OUTPUT -j MAILFW-OUT\)$/-D \1/p' "$dir/hook"
-    for chain in $chains; do echo "-F $chain"; done
-    for chain in $chains; do echo "-X $chain"; done
-    echo COMMIT
-  } >"$dir/transaction" && restore "$1" "$dir/transaction"
+# is_live FAMILY RULES: whether the kernel holds exactly them, and the jumps stand where they belong.
+is_live() {
+  read_kernel "$1" && cmp -s "$2" "$dir/live.$1" && [ -z "$(place_jumps "$1" "$2" || echo unknown)" ]
 }
 
-# put_back FAMILY: what was live before this run.
-put_back() {
-  if [ -n "$(chains "$dir/before.$1")" ]; then load "$1" "$dir/before.$1"; else unload "$1"; fi
+# make_live DIR: loads rules.v4 and rules.v6 of DIR. A restore that reports success is not yet a firewall: what the kernel
+# then holds is read back.
+make_live() {
+  for family in $families; do
+    load "$family" "$1/rules.v$family" || complain "the kernel refused the IPv$family rules" || return
+  done
+  for family in $families; do
+    is_live "$family" "$1/rules.v$family" || {
+      diff "$1/rules.v$family" "$dir/live.$family" >&2 || :
+      complain "the kernel holds other IPv$family rules than were sent"
+      return 1
+    }
+  done
 }
 
-# ssh_is_kept FILE: something listens on a port that the rules keep open for SSH; without it we would cut ourselves off.
+# none: a directory of rules without any.
+none() {
+  mkdir -p "$dir/none"
+  for family in 4 6; do printf '*filter\nCOMMIT\n' >"$dir/none/rules.v$family"; done
+  echo "$dir/none"
+}
+
+# --- What is kept
+
+# A directory of rules holds rules.v4, rules.v6, the token of the run that brought them, and SHA256SUMS, which is written last.
+rule_files='rules.v4 rules.v6 token'
+
+# seal DIR TOKEN
+seal() {
+  # shellcheck disable=SC2086 # one word a file
+  echo "$2" >"$1/token" && (cd "$1" && sha256sum $rule_files >SHA256SUMS)
+}
+
+# good DIR: whether it holds the rules as they were sealed.
+good() {
+  [ -f "$1/SHA256SUMS" ] && (cd "$1" && sha256sum -c SHA256SUMS) >/dev/null 2>&1
+}
+
+# copy_rules FROM TO: after whatever interruption, TO is either good or known not to be.
+copy_rules() {
+  mkdir -p "$2" && rm -f "$2/SHA256SUMS" || return
+  for file in $rule_files SHA256SUMS; do
+    cp "$1/$file" "$2/$file.new" && sync "$2/$file.new" && mv "$2/$file.new" "$2/$file" || return
+  done
+}
+
+# persist RULES: as the confirmed ones.
+persist() {
+  if good "$etc"; then copy_rules "$etc" "$etc/last" || return; fi
+  copy_rules "$1" "$etc"
+}
+
+# same DIR DIR
+same() {
+  cmp -s "$1/rules.v4" "$2/rules.v4" && cmp -s "$1/rules.v6" "$2/rules.v6"
+}
+
+# confirmed: the rules to go back to: the last that were confirmed; if there are none, though rules of ours were live before,
+# those; else none.
+confirmed() {
+  for rules in "$etc" "$etc/last" "$run/before"; do
+    if good "$rules"; then
+      echo "$rules"
+      return
+    fi
+  done
+  none
+}
+
+# --- The window between apply and confirm
+
+uptime() {
+  sed 's/\..*//' /proc/uptime
+}
+
+# arm TOKEN SECONDS: from here on the host goes back by itself.
+arm() {
+  if ! { [ -d /run/systemd/system ] && systemd-run --quiet --collect --unit="mail-firewall-rollback-${1#*-}" \
+    --on-active="$2" --timer-property=AccuracySec=100ms --property=Restart=on-failure --property=RestartSec=1 \
+    "$self" rollback "$1" 9>&-; }; then
+    # Neither a hang-up nor the end of whoever started us takes it along.
+    setsid sh -c "trap '' HUP INT TERM PIPE; sleep $2; until $self rollback $1; do sleep 1; done" \
+      </dev/null >/dev/null 2>&1 9>&- &
+    kill -0 "$!" || return
+  fi
+  echo "$1 $(($(uptime) + $2))" >"$run/pending.new" && mv "$run/pending.new" "$run/pending"
+}
+
+# pending: the token of the rules that wait for their confirm, if any do.
+pending() {
+  cut -d ' ' -f 1 "$run/pending" 2>/dev/null || :
+}
+
+# overdue: whether they have waited too long.
+overdue() {
+  [ "$(cut -d ' ' -f 2 "$run/pending")" -le "$(uptime)" ]
+}
+
+disarm() {
+  token=$(pending)
+  rm -rf "$run/pending" "$run/stopped" "$run/before"
+  if [ -n "$token" ] && [ -d /run/systemd/system ]; then
+    systemctl stop "mail-firewall-rollback-${token#*-}.timer" 2>/dev/null || : # it would find nothing pending
+  fi
+}
+
+# go_back: to the confirmed rules, and to other firewalls as they were. Says where that is.
+go_back() {
+  target=$(confirmed)
+  if [ "$target" = "$etc" ] && [ "$(cat "$etc/token")" = "$(pending)" ]; then
+    settle # a confirm was killed when all but its end was done
+    return
+  fi
+  start_others || complain "another firewall could not be started again" || :
+  make_live "$target" || return
+  disarm
+  case $target in
+    */none) echo "the host has no rules of ours, as before" ;;
+    *) echo "the rules before are live again" ;;
+  esac
+}
+
+# lock SECONDS: one at a time. Whoever is killed leaves the lock free once what it started has ended.
+lock() {
+  mkdir -p "$run" || fail 'nothing was changed'
+  exec 9>>"$run/lock"
+  waited=0
+  until flock -n 9; do
+    [ "$waited" -lt "$1" ] || fail "another run of it has not ended in $1 s; nothing was changed"
+    sleep 1
+    waited=$((waited + 1))
+  done
+  dir=$run/work
+  rm -rf "$dir"
+  mkdir "$dir" || fail 'nothing was changed'
+  # Should the timer have died.
+  if [ -f "$run/pending" ] && overdue; then go_back >&2 || complain "the rules before could not be put back" || :; fi
+}
+
+# --- Other firewalls
+
+# at_work: those that are on, or will be after a reboot: `NAME enabled|disabled active|inactive`.
+at_work() {
+  # ufw is what its own file says, whatever systemd thinks of its unit.
+  if grep -qiE '^ENABLED="?yes"?$' /etc/ufw/ufw.conf 2>/dev/null; then echo ufw enabled active; fi
+  [ -d /run/systemd/system ] || return 0
+  for unit in firewalld netfilter-persistent nftables iptables ip6tables; do
+    enabled=disabled active=inactive
+    ! systemctl is-enabled --quiet "$unit" 2>/dev/null || enabled=enabled
+    ! systemctl is-active --quiet "$unit" 2>/dev/null || active=active
+    [ "$enabled $active" = 'disabled inactive' ] || echo "$unit $enabled $active"
+  done
+}
+
+ufw_init() {
+  for file in /lib/ufw/ufw-init /usr/libexec/ufw/ufw-init; do
+    if [ -x "$file" ]; then "$file" "$1" >/dev/null && return; fi
+  done
+}
+
+# nft_tables: the tables of the host's own nftables.conf, but for those that iptables-nft has made its own.
+nft_tables() {
+  sed -nE 's/^[[:space:]]*table[[:space:]]+((ip|ip6|inet|arp|bridge|netdev)[[:space:]]+)?([A-Za-z0-9_]+).*/\2 \3/p' /etc/nftables.conf |
+    sed 's/^ /ip /' | grep -vxE '(ip|ip6) (filter|nat|mangle|raw|security)' | sort -u
+}
+
+# stop_others: only until the next boot. Their units of the boot are turned off when the rules have been confirmed.
+stop_others() {
+  at_work >"$dir/others"
+  while read -r name was; do
+    mkdir -p "$run/stopped"
+    grep -q "^$name " "$run/stopped/list" 2>/dev/null || echo "$name $was" >>"$run/stopped/list"
+    case $name in
+      ufw) ufw_init force-stop ;;
+      firewalld) systemctl stop firewalld ;;
+      nftables)
+        # Never stopped: its ExecStop flushes every table, those of iptables-nft among them.
+        nft_tables | while read -r family table; do
+          nft list table "$family" "$table" >>"$run/stopped/nftables" 2>/dev/null || continue
+          nft delete table "$family" "$table" || return
+        done
+        ;;
+      # The others do nothing after they have loaded their rules, which are then rules like any; some flush when they are stopped.
+    esac || complain "$name could not be stopped" || return
+    echo "mail-firewall: $name is off; destroy gives it back" >&2
+  done <"$dir/others"
+}
+
+# start NAME DIR
+start() {
+  case $1 in
+    ufw) ufw_init start ;;
+    nftables) [ ! -f "$2/nftables" ] || nft -f "$2/nftables" ;;
+    *) systemctl start "$1" ;;
+  esac
+}
+
+# start_others: those that were stopped and have not been disabled.
+start_others() {
+  [ -f "$run/stopped/list" ] || return 0
+  while read -r name _ active; do
+    [ "$active" = inactive ] || start "$name" "$run/stopped" || return
+  done <"$run/stopped/list"
+}
+
+disable_others() {
+  [ -f "$run/stopped/list" ] || return 0
+  mkdir -p "$etc/others"
+  while read -r name was; do
+    grep -q "^$name " "$etc/others/list" 2>/dev/null || echo "$name $was" >>"$etc/others/list"
+    case $name in
+      ufw) ufw disable >/dev/null ;;
+      nftables) if [ -f "$run/stopped/nftables" ]; then cp "$run/stopped/nftables" "$etc/others/"; fi && systemctl disable --quiet nftables ;;
+      *) systemctl disable --quiet "$name" ;;
+    esac || complain "$name could not be disabled" || return
+  done <"$run/stopped/list"
+}
+
+# give_back: what disable_others took away.
+give_back() {
+  [ -f "$etc/others/list" ] || return 0
+  while read -r name enabled active; do
+    case $name in
+      ufw) ufw --force enable >/dev/null ;;
+      *)
+        [ "$enabled" = disabled ] || systemctl enable --quiet "$name" || return
+        [ "$active" = inactive ] || start "$name" "$etc/others"
+        ;;
+    esac || complain "$name could not be started again" || return
+    echo "mail-firewall: $name is on again" >&2
+  done <"$etc/others/list"
+}
+
+# name_shadowed: rules of others that ours leave nothing to do.
+name_shadowed() {
+  for family in $families; do
+    sed -n '/^-A INPUT -j MAILFW-IN$/,$s/^-A INPUT /INPUT /p' "$dir/kernel.$family" | sed 1d |
+      grep -E -- '-[jg] ' | sed "s/^/IPv$family: /" || :
+  done
+}
+
+# --- Boot
+
+unit=/etc/systemd/system/mail-firewall.service
+
+# Before the network is configured, and after whatever could flush our rules. Nothing happens when it is stopped.
+unit_text() {
+  cat <<END
+[Unit]
+Description=Mail server firewall
+DefaultDependencies=no
+RequiresMountsFor=$self $etc
+After=local-fs.target systemd-modules-load.service
+After=iptables.service ip6tables.service nftables.service netfilter-persistent.service ufw.service firewalld.service
+Wants=network-pre.target
+Before=network-pre.target shutdown.target
+Conflicts=shutdown.target
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=$self restore
+
+[Install]
+WantedBy=multi-user.target
+END
+}
+
+# boots: whether the rules are loaded at boot.
+boots() {
+  if [ -d /run/systemd/system ]; then
+    [ "$(unit_text)" = "$(cat "$unit" 2>/dev/null)" ] && systemctl is-enabled --quiet mail-firewall.service 2>/dev/null
+  else
+    [ -x /etc/rc.local ] && grep -q '# mail-firewall$' /etc/rc.local
+  fi
+}
+
+boot_on() {
+  hooks_on || return
+  if boots; then return; fi
+  if [ -d /run/systemd/system ]; then
+    unit_text >"$unit.new" && chmod 0644 "$unit.new" && mv "$unit.new" "$unit" && systemctl daemon-reload &&
+      systemctl enable --quiet mail-firewall.service && systemctl start --no-block mail-firewall.service
+  elif [ -x /etc/rc.local ]; then
+    # First of all: what comes later may fail or exit. (cat keeps the file's mode and owner.)
+    awk -v line="$self restore || : # mail-firewall" 'NR == 2 || (NR == 1 && !/^#!/) { print line } { print } END { if (NR < 2) print line }' \
+      /etc/rc.local >"$dir/rc.local" && cat "$dir/rc.local" >/etc/rc.local
+  else
+    complain 'neither systemd nor an executable /etc/rc.local is here: after a reboot nothing loads the rules' || :
+  fi
+}
+
+boot_off() {
+  hooks_off
+  if [ -e "$unit" ]; then
+    systemctl disable --quiet mail-firewall.service && rm "$unit" && systemctl daemon-reload || return
+  fi
+  if grep -q '# mail-firewall$' /etc/rc.local 2>/dev/null; then
+    sed '/# mail-firewall$/d' /etc/rc.local >"$dir/rc.local" && cat "$dir/rc.local" >/etc/rc.local
+  fi
+}
+
+# Where rules name an address of the host, they are loaded again when a connection comes up.
+hook_files='/etc/ppp/ip-up.d/mail-firewall /etc/ppp/ipv6-up.d/mail-firewall
+  /etc/NetworkManager/dispatcher.d/50-mail-firewall /etc/networkd-dispatcher/routable.d/50-mail-firewall'
+
+hooks_off() {
+  # shellcheck disable=SC2086 # a list
+  rm -f $hook_files
+}
+
+hooks_on() {
+  hooks_off
+  grep -qE '^-A MAILFW-IN .*-d ' "$etc/rules.v4" "$etc/rules.v6" || return 0
+  for file in $hook_files; do
+    [ -d "${file%/*}" ] || continue
+    printf '#!/bin/sh\nexec %s restore\n' "$self" >"$file" && chmod 0755 "$file" || return
+  done
+}
+
+# --- Verbs
+
+# split FILE DIR: a RULESETS text into one file a family.
+split() {
+  mkdir "$2"
+  for family in 4 6; do
+    sed -n "/^# IPv$family\$/,/^COMMIT\$/{/^#/d;p;}" "$1" >"$2/rules.v$family"
+    # The connection may have broken in the middle of the text.
+    [ "$(tail -n 1 "$2/rules.v$family")" = COMMIT ] || complain "the IPv$family rules arrived incomplete; nothing was changed" || return
+  done
+}
+
+# ssh_is_kept RULES: something listens on a port that the rules keep open for SSH; without it we would cut ourselves off.
 ssh_is_kept() {
-  listening=$(cat /proc/net/tcp /proc/net/tcp6 2>/dev/null | awk '$4 == "0A" { sub(/.*:/, "", $2); print $2 }')
   kept=$(sed -n 's/^-A MAILFW-IN .*--dport \([0-9]*\) -m comment --comment ssh -j ACCEPT$/\1/p' "$1")
   for port in $kept; do
-    if echo "$listening" | grep -qx "$(printf '%04X' "$port")"; then return 0; fi
+    if listening tcp | grep -qx "$port"; then return 0; fi
   done
   return 1
 }
 
-# read_rulesets: standard input, into one file a family.
-read_rulesets() {
-  cat >"$dir/rulesets"
-  for family in 4 6; do
-    sed -n "/^# IPv$family\$/,/^COMMIT\$/{/^#/d;p;}" "$dir/rulesets" >"$dir/rules.$family"
-  done
+# listening tcp|udp: the ports on which something listens at an address that others can reach.
+listening() {
+  # Addresses are in hexadecimal, each word in the byte order of the machine: 127.0.0.0/8 ends in 7F, or begins with it.
+  cat "/proc/net/$1" "/proc/net/${1}6" 2>/dev/null |
+    awk -v state="$([ "$1" = tcp ] && echo 0A || echo 07)" '
+      $4 != state { next }
+      { split($2, local, ":") }
+      length(local[1]) == 8 ? local[1] !~ /^7F|7F$/ : local[1] !~ /^000000000000000000000000(01000000|00000001)$/ { print local[2] }' |
+    sort -u | while read -r port; do printf '%d\n' "0x$port"; done
+}
+
+# owner_here: whose rules the host has.
+owner_here() {
+  found=$(owner "$dir/live.4")
+  if [ -z "$found" ] && good "$etc"; then found=$(owner "$etc/rules.v4"); fi
+  echo "$found"
+}
+
+# launch RULES: makes them live until they are confirmed, or for as many seconds as are written down with their token.
+launch() {
+  read -r token seconds <"$1/token"
+  if ! good "$etc" && ! good "$etc/last" && [ -z "$(pending)" ] && [ -n "$(chains "$dir/live.4")" ]; then
+    mkdir -p "$dir/before"
+    for family in 4 6; do cp "$dir/live.$family" "$dir/before/rules.v$family" 2>/dev/null || cp "$(none)/rules.v6" "$dir/before/"; done
+    seal "$dir/before" "before 0" && copy_rules "$dir/before" "$run/before" || return
+  fi
+  arm "$token" "$seconds" || complain "no timer could be started; nothing was changed" || return
+  if make_live "$1" && stop_others && make_live "$1"; then return; fi
+  where=$(go_back) || complain "the rules before could not be put back; that is tried again in $seconds s" || return
+  complain "$where"
 }
 
 apply() {
-  read_rulesets
-  for family in 4 6; do
-    # The connection may have broken in the middle of the text.
-    [ "$(tail -n 1 "$dir/rules.$family")" = COMMIT ] || fail "the IPv$family rules arrived incomplete; nothing was changed"
-    live "$family" >"$dir/before.$family"
+  seconds=60 take_over='' keep=''
+  while [ $# -gt 0 ]; do
+    case $1 in
+      --rollback) seconds=$2 && shift ;;
+      --take-over) take_over=yes ;;
+      --keep) keep=yes ;;
+      *) usage ;;
+    esac
+    shift
   done
-  ssh_is_kept "$dir/rulesets" || fail "nothing listens on the ports that the rules keep open for SSH (sshPorts); nothing was changed"
+  text=$(cat) # before the lock: a connection that hangs must not hold up the timer
+  lock 30
+  printf '%s\n' "$text" 2>/dev/null >"$dir/rulesets" || fail "$run is full; nothing was changed"
+  split "$dir/rulesets" "$dir/new" || exit 1
+  for family in $families; do read_kernel "$family" || fail 'nothing was changed'; done
+  ssh_is_kept "$dir/rulesets" || fail 'nothing listens on the ports that the rules keep open for SSH (sshPorts); nothing was changed'
+  there=$(owner_here) ours=$(owner "$dir/new/rules.v4")
+  [ -z "$there" ] || [ "${there%/*}" = "${ours%/*}" ] || [ -n "$take_over" ] ||
+    fail "the host has the firewall of $there; if $ours is to take it over, set takeOver: true. Nothing was changed"
 
-  load 4 "$dir/rules.4" || fail "the kernel refused the IPv4 rules; nothing was changed"
-  load 6 "$dir/rules.6" || {
-    put_back 4 || fail "the kernel refused the IPv6 rules, and the IPv4 rules could not be put back"
-    fail "the kernel refused the IPv6 rules; the IPv4 rules were put back"
-  }
-  # A restore that reports success is not yet a firewall: read back what the kernel holds.
-  for family in 4 6; do
-    echo "# IPv$family"
-    live "$family" || :
-  done >"$dir/live"
-  for family in 4 6; do place_jumps "$family" || echo unknown; done >"$dir/misplaced"
-  if ! diff "$dir/rulesets" "$dir/live" >&2 || [ -s "$dir/misplaced" ]; then
-    if put_back 4 && put_back 6; then fail "the kernel holds other rules than were sent; both families were put back"; fi
-    fail "the kernel holds other rules than were sent, and those before could not be put back"
+  token=$(sha256sum "$dir/rulesets" | cut -c 1-12)-$(cut -c 1-8 /proc/sys/kernel/random/uuid)
+  seal "$dir/new" "$token $seconds"
+  copy_rules "$dir/new" "$etc/candidate" || fail "$etc cannot be written; is the disk full, or read-only? Nothing was changed"
+  if [ -n "$keep" ]; then : >"$etc/keep"; else rm -f "$etc/keep"; fi
+  if good "$etc" && same "$etc" "$dir/new" && [ -z "$(at_work)" ]; then
+    make_live "$dir/new" || fail "the confirmed rules could not be loaded"
+    disarm
+  else
+    launch "$dir/new" || exit 1
   fi
-  fingerprint=$(sha256sum "$dir/live" | cut -c 1-12)
-  echo "applied $fingerprint"
+  name_shadowed | sed 's/^/mail-firewall: never reached while our rules are there: /' >&2
+  echo "applied $token"
+}
+
+# settle: all of a confirm but its rules.
+settle() {
+  boot_on && disable_others && disarm && rm -rf "$etc/candidate"
+}
+
+confirm() {
+  given=$(cat)
+  [ "$given" != confirmed ] || { echo confirmed && return; }
+  token=${given##* }
+  lock 30
+  if [ "$(cut -d ' ' -f 1 "$etc/token" 2>/dev/null)" = "$token" ] && good "$etc"; then
+    settle || exit 1 # a second time: the first was cut off before it could be recorded
+    echo confirmed
+    return
+  fi
+  { good "$etc/candidate" && [ "$(cut -d ' ' -f 1 "$etc/candidate/token")" = "$token" ]; } ||
+    fail "the host does not know the rules $token: it was reinstalled, or something else was applied since; deploy to it anew (pulumi up --replace)"
+
+  if [ "$(pending)" = "$token" ] || { [ -z "$(pending)" ] && good "$etc" && same "$etc" "$etc/candidate"; }; then
+    for family in $families; do
+      is_live "$family" "$etc/candidate/rules.v$family" ||
+        fail "the kernel no longer holds the IPv$family rules that were applied; something else has changed them"
+    done
+    if [ -n "$(pending)" ]; then
+      persist "$etc/candidate" || fail "$etc cannot be written; is the disk full, or read-only? The host goes back to the rules before"
+    fi
+    settle || exit 1
+    echo confirmed
+    return
+  fi
+  # The host has gone back. These rules need another chance, and that one more new connection.
+  read -r _ seconds <"$etc/candidate/token"
+  copy_rules "$etc/candidate" "$dir/new"
+  seal "$dir/new" "${token%-*}-$(cut -c 1-8 /proc/sys/kernel/random/uuid) $seconds"
+  copy_rules "$dir/new" "$etc/candidate" || fail "$etc cannot be written; is the disk full, or read-only? Nothing was changed"
+  for family in $families; do read_kernel "$family" || fail 'nothing was changed'; done
+  launch "$dir/new" || exit 1
+  [ "${1-}" != --again ] || fail "the host went back to the rules before a second time: no new connection came through in $seconds s. The
+new rules are live once more for as long: run pulumi up again now, or change them"
+  echo "applied $token"
+}
+
+rollback() {
+  lock 3600
+  [ "$(pending)" = "$1" ] || return 0
+  go_back
 }
 
 remove() {
+  text=''
+  [ "${1-}" != --owned ] || text=$(cat)
+  lock 60
+  for family in $families; do read_kernel "$family" || fail 'nothing was changed'; done
   if [ "${1-}" = --owned ]; then
-    read_rulesets
-    live 4 >"$dir/live"
-    if [ -n "$(chains "$dir/live")" ] && [ "$(owner "$dir/live")" != "$(owner "$dir/rules.4")" ]; then
-      echo "kept: the owner is now $(owner "$dir/live")"
+    printf '%s\n' "$text" >"$dir/rulesets"
+    there=$(owner_here)
+    if [ -n "$there" ] && [ "$there" != "$(owner "$dir/rulesets")" ]; then
+      echo "kept: the owner is now $there"
+      return
+    fi
+    if [ -e "$etc/keep" ]; then
+      echo "kept, as onDestroy says; by hand: $self remove"
       return
     fi
   fi
-  for family in 4 6; do
-    unload "$family" || fail "the IPv$family rules could not be removed; does a rule of another chain still jump to ours?"
-  done
+  # In this order the host is never open: what was there before comes back while our rules are still there.
+  { start_others && give_back; } || fail 'our rules stay'
+  make_live "$(none)" || fail 'our rules could not be removed; does a rule of another chain still jump to them?'
+  boot_off || fail 'the rules are gone, but not what loads them at boot'
+  disarm
+  rm -rf "$etc"
   echo removed
 }
 
+# emergency: where no rules can be loaded. Closed but for SSH, from anywhere: closed to you, it could not be mended.
+emergency() {
+  ports=$(cat "$etc/rules.v4" "$etc/rules.v6" "$etc/last/rules.v4" /etc/ssh/sshd_config /etc/ssh/sshd_config.d/*.conf 2>/dev/null |
+    sed -nE -e 's/^-A MAILFW-IN .*--dport ([0-9]{1,5}) -m comment --comment ssh -j ACCEPT$/\1/p' -e 's/^[Pp]ort[ =]+([0-9]{1,5})[[:space:]]*$/\1/p' |
+    sort -un)
+  mkdir "$dir/emergency"
+  for family in 4 6; do
+    {
+      printf '*filter\n:MAILFW-IN - [0:0]\n'
+      for port in ${ports:-22}; do echo "-A MAILFW-IN -p tcp -m tcp --dport $port -m comment --comment ssh -j ACCEPT"; done
+      echo '-A MAILFW-IN -i lo -j ACCEPT'
+      echo '-A MAILFW-IN -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT'
+      echo "-A MAILFW-IN -p $([ $family = 4 ] && echo icmp || echo ipv6-icmp) -j ACCEPT"
+      printf -- '-A MAILFW-IN -j DROP\nCOMMIT\n'
+    } >"$dir/emergency/rules.v$family"
+  done
+  make_live "$dir/emergency"
+}
+
+restore() {
+  lock 60
+  if [ -n "$(pending)" ]; then
+    echo 'rules wait for their confirm: nothing to do'
+    return
+  fi
+  [ -e "$etc/rules.v4" ] || [ -e "$etc/last" ] || fail 'no rules have been confirmed on this host'
+  if good "$etc" && make_live "$etc"; then
+    echo "restored $(cut -d - -f 1 "$etc/token")"
+    return
+  fi
+  complain "the confirmed rules in $etc are damaged, or cannot be loaded" || :
+  if good "$etc/last" && make_live "$etc/last"; then fail "those before them are live: $(cut -d - -f 1 "$etc/last/token"). Deploy anew"; fi
+  complain "neither can those before them, in $etc/last" || :
+  emergency || fail 'no rules at all could be loaded'
+  fail 'only SSH is open now. Deploy anew'
+}
+
 uninstall() {
-  live 4 >"$dir/live"
-  if [ -n "$(chains "$dir/live")" ]; then
-    echo "kept: the rules are live"
+  lock 60
+  read_kernel 4 || exit 1
+  if [ -n "$(chains "$dir/live.4")" ] || [ -e "$etc/rules.v4" ]; then
+    echo 'kept: the rules are live'
   else
-    rm -f /usr/local/sbin/mail-firewall
+    rm -rf "$self" "$run"
     echo uninstalled
   fi
 }
 
-[ "$(id -u)" = 0 ] || fail "must be run as root"
-for program in iptables iptables-save iptables-restore ip6tables ip6tables-save ip6tables-restore awk diff sha256sum; do
+usage() {
+  sed -n 's/^#   mail-firewall/mail-firewall/p' "$0" | sed 's/  .*//' >&2
+  exit 64
+}
+
+[ "$(id -u)" = 0 ] || fail 'must be run as root'
+for family in $families; do
+  for part in '' -save -restore; do programs="${programs-} $(tool "$family" $part)"; done
+done
+for program in $programs awk cmp diff flock sha256sum; do
   command -v "$program" >/dev/null || fail "$program is missing; nothing was changed"
 done
-dir=$(mktemp -d)
-trap 'rm -rf "$dir"' EXIT
 
-case ${1-} in
-  apply) apply ;;
-  remove) remove "${2-}" ;;
-  uninstall) uninstall ;;
-  *)
-    echo "usage: mail-firewall apply <RULESETS | remove [--owned <RULESETS] | uninstall" >&2
-    exit 64
-    ;;
+verb=${1-}
+[ $# = 0 ] || shift
+case $verb in
+  apply | confirm | remove | uninstall | restore | rollback) "$verb" "$@" ;;
+  *) usage ;;
 esac
 # end of mail-firewall

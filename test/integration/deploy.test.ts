@@ -72,7 +72,7 @@ describe("a stack with two hosts and a security group", () => {
 
   test("the first preview touches nothing", async () => {
     const output = succeeded(await stack.preview());
-    expect(output).toContain("+ 33 to create");
+    expect(output).toContain("+ 37 to create");
     expect([nft.connections(), legacy.connections()]).toEqual([0, 0]);
     expect(ec2.calls()).toEqual([]);
     expect(await filters()).toEqual(before);
@@ -119,7 +119,7 @@ describe("a stack with two hosts and a security group", () => {
       createHash("sha256").update(expectedRulesets(owner)).digest("hex").slice(0, 12);
     expect(await stack.outputs()).toMatchObject({
       exposure: { smtp: "tcp/25: public", imap: "tcp/143: 10.20.0.0/16, fd12::/48", imaps: "tcp/993: closed" },
-      hosts: { mx1: `applied ${fingerprint(owner1)}`, mx2: `applied ${fingerprint(owner2)}` },
+      hosts: { mx1: `confirmed ${fingerprint(owner1)}`, mx2: `confirmed ${fingerprint(owner2)}` },
       securityGroupId: group!.id,
       cloudOnly: {},
     });
@@ -163,7 +163,7 @@ describe("a stack with two hosts and a security group", () => {
   test("up again opens no connection and calls nothing that changes AWS", async () => {
     const connections = [nft.connections(), legacy.connections()];
     const calls = ec2.calls().length;
-    expect(succeeded(await stack.up("--expect-no-changes"))).toContain("33 unchanged");
+    expect(succeeded(await stack.up("--expect-no-changes"))).toContain("37 unchanged");
     expect([nft.connections(), legacy.connections()]).toEqual(connections);
     expect(ec2.calls().slice(calls)).toEqual([]);
   });
@@ -174,7 +174,7 @@ describe("a stack with two hosts and a security group", () => {
       ...Object.fromEntries(Object.entries(config).reverse()),
       services: { smtp: "public", imap: [...imap].reverse(), https, smtps: submissions, pop3: "closed" },
     });
-    expect(succeeded(await stack.preview("--expect-no-changes", "--diff"))).toContain("33 unchanged");
+    expect(succeeded(await stack.preview("--expect-no-changes", "--diff"))).toContain("37 unchanged");
   });
 
   test("the preview of one service made public is what a reviewer needs, and no more", async () => {
@@ -186,18 +186,23 @@ describe("a stack with two hosts and a security group", () => {
       "+ aws:vpc/securityGroupIngressRule:SecurityGroupIngressRule: (create)",
       "+ aws:vpc/securityGroupIngressRule:SecurityGroupIngressRule: (create)",
     ];
-    const host = ["~ command:remote:Command: (update)", "~ stdin:", rule, rule];
-    const found = changed(output);
+    const host = [
+      ...["~ command:remote:Command: (update)", "~ stdin:", rule, rule],
+      ...["~ command:remote:Command: (update)", "~ stdin: confirm"],
+    ];
+    const found = changed(output).map((line) =>
+      line.replace(/^~ stdin: "applied [0-9a-f]{12}-[0-9a-f]{8}" => \[unknown\]$/, "~ stdin: confirm"),
+    );
     // The engine prints independent resources in the order in which they come.
     expect([...found].sort()).toEqual(
       [
         ...["~ mail-firewall:index:MailFirewall: (update)", "~ exposure: {", line],
         ...[...group, ...host, ...host],
         ...["~ exposure : {", line],
-        ...["+ 2 to create", "~ 3 to update"],
+        ...["+ 2 to create", "~ 5 to update"],
       ].sort(),
     );
-    expect(output).toContain("30 unchanged");
+    expect(output).toContain("32 unchanged");
     for (const name of ["tcp-993-anywhere-ipv4", "tcp-993-anywhere-ipv6"])
       expect(output).toContain(`mail-ingress-${name}]`);
     expect(output).not.toContain("[secret]");
@@ -214,8 +219,8 @@ describe("a stack with two hosts and a security group", () => {
         .slice(calls)
         .filter((call) => !call.startsWith("Describe")),
     ).toEqual(["AuthorizeSecurityGroupIngress", "AuthorizeSecurityGroupIngress"]);
-    // One connection a host: apply. Nothing was installed anew.
-    expect([nft.connections(), legacy.connections()]).toEqual(connections.map((count) => count + 1));
+    // Two connections a host: apply and confirm. Nothing was installed anew.
+    expect([nft.connections(), legacy.connections()]).toEqual(connections.map((count) => count + 2));
     for (const [host, owner] of owners()) {
       expect(await live(host)).toBe(expectedRulesets(owner, { imaps: ["public"] }));
       for (const source of [stranger4, stranger6]) {
@@ -235,8 +240,8 @@ describe("a stack with two hosts and a security group", () => {
 
   test("refresh finds what was deployed", async () => {
     const output = succeeded(await stack.refresh());
-    expect(output).toContain("33 unchanged");
-    expect(succeeded(await stack.preview("--expect-no-changes"))).toContain("33 unchanged");
+    expect(output).toContain("37 unchanged");
+    expect(succeeded(await stack.preview("--expect-no-changes"))).toContain("37 unchanged");
   });
 
   test("replacing either command, as after a reinstallation, leaves the host with its rules and its script", async () => {

@@ -43,7 +43,9 @@ async function run<T>(program: () => T, { preview = false, exists = [] as string
       newResource: (args) => {
         if (!(args.type in kinds)) throw new Error(`no mock for ${args.type}`);
         seen.push(args);
-        if (args.type === "command:remote:Command") return { id: args.name, state: { stdout: `applied ${args.name}` } };
+        if (args.type === "command:remote:Command") {
+          return { id: args.name, state: { stdout: args.name.endsWith("-apply") ? "applied 12ab-89ef" : "confirmed" } };
+        }
         const known = !preview || exists.includes(kinds[args.type]!);
         return { id: known ? `${args.name}-id` : undefined, state: args.inputs as object };
       },
@@ -113,7 +115,7 @@ const where = (resources: Seen[]) => resources.map((resource) => resource.where)
 const inputsOf = (resources: Seen[], name: string) => resources.find((resource) => resource.where === name)!.inputs;
 
 describe("MailFirewall", () => {
-  test("registers exactly its group, the group's rules and two commands a host, each under its parent", async () => {
+  test("registers exactly its group, the group's rules and four commands a host, each under its parent", async () => {
     const { resources, warned } = await run(
       () =>
         new MailFirewall("mail", { ...policy, hosts: { mx1, mx2: { ...mx1, host: "198.51.100.11" } }, aws: { vpcId } }),
@@ -126,9 +128,13 @@ describe("MailFirewall", () => {
         "MailFirewall > HostFirewall mail-mx1",
         "HostFirewall > Command mail-mx1-install",
         "HostFirewall > Command mail-mx1-apply",
+        "HostFirewall > Command mail-mx1-confirm",
+        "HostFirewall > Command mail-mx1-reconfirm",
         "MailFirewall > HostFirewall mail-mx2",
         "HostFirewall > Command mail-mx2-install",
         "HostFirewall > Command mail-mx2-apply",
+        "HostFirewall > Command mail-mx2-confirm",
+        "HostFirewall > Command mail-mx2-reconfirm",
       ].sort(),
     );
     expect(warned).toEqual([]);
@@ -168,16 +174,12 @@ describe("MailFirewall", () => {
       "hosts and a group",
       { hosts: { mx1 }, aws: { vpcId } },
       {
-        hosts: { mx1: "applied mail-mx1-apply" },
+        hosts: { mx1: "confirmed 12ab" },
         securityGroupId: "mail-id",
         hostOnly: 6,
       },
     ],
-    [
-      "hosts alone",
-      { hosts: { mx1 } },
-      { hosts: { mx1: "applied mail-mx1-apply" }, securityGroupId: undefined, hostOnly: 6 },
-    ],
+    ["hosts alone", { hosts: { mx1 } }, { hosts: { mx1: "confirmed 12ab" }, securityGroupId: undefined, hostOnly: 6 }],
     ["a group alone", { aws: { vpcId } }, { hosts: {}, securityGroupId: "mail-id", hostOnly: 6 }],
   ])("has the outputs of the contract with %s", async (_, args, expected) => {
     const { result } = await run(() => new MailFirewall("mail", { ...policy, ...args }));
@@ -222,6 +224,8 @@ describe("MailFirewall", () => {
         "MailFirewall > HostFirewall mail-mx1",
         "HostFirewall > Command mail-mx1-install",
         "HostFirewall > Command mail-mx1-apply",
+        "HostFirewall > Command mail-mx1-confirm",
+        "HostFirewall > Command mail-mx1-reconfirm",
       ].sort(),
     );
     expect(inputsOf(resources, "HostFirewall > Command mail-mx1-apply").stdin).toBe(
@@ -259,16 +263,18 @@ describe("MailFirewall", () => {
 });
 
 describe("HostFirewall", () => {
+  const commands = ["install", "apply", "confirm", "reconfirm"];
+
   test("is complete alone, and then shows its policy itself", async () => {
     const { result, resources } = await run(() => new HostFirewall("mx1", { ...policy, ...mx1 }));
     expect(where(resources)).toEqual(
-      ["HostFirewall mx1", "HostFirewall > Command mx1-install", "HostFirewall > Command mx1-apply"].sort(),
+      ["HostFirewall mx1", ...commands.map((verb) => `HostFirewall > Command mx1-${verb}`)].sort(),
     );
     expect(inputsOf(resources, "HostFirewall mx1")).toMatchObject({
       host: "198.51.100.10",
       exposure: { imaps: "tcp/993: public" },
     });
-    expect(await resolve(result.status)).toEqual({ value: "applied mx1-apply", known: true, secret: false });
+    expect(await resolve(result.status)).toEqual({ value: "confirmed 12ab", known: true, secret: false });
   });
 
   test("gives its commands exactly these inputs, of which only the connection is secret", async () => {
@@ -282,7 +288,7 @@ describe("HostFirewall", () => {
           privateKey: pulumi.secret(privateKey),
         }),
     );
-    for (const verb of ["install", "apply"]) {
+    for (const verb of commands) {
       const { connection, ...rest } = inputsOf(resources, `HostFirewall > Command mx1-${verb}`);
       expect(isSecret(connection)).toBe(true);
       const fields = plain(connection) as Record<string, unknown>;
@@ -297,7 +303,10 @@ describe("HostFirewall", () => {
       });
       expect(JSON.stringify(rest)).not.toContain(secretSignature);
       // No triggers, which would replace: the old command's `delete` would remove the rules that the new one has just loaded.
-      expect(Object.keys(rest).sort()).toEqual(["addPreviousOutputInEnv", "create", "delete", "logging", "stdin"]);
+      const removes = verb === "install" || verb === "apply" ? ["delete"] : [];
+      expect(Object.keys(rest).sort()).toEqual(
+        ["addPreviousOutputInEnv", "create", ...removes, "logging", "stdin"].sort(),
+      );
       expect(rest).toMatchObject({ addPreviousOutputInEnv: false, logging: "stderr" });
     }
     expect(inputsOf(resources, "HostFirewall > Command mx1-apply")).toMatchObject({
@@ -331,6 +340,14 @@ describe("HostFirewall", () => {
     expect(inputsOf(resources, "HostFirewall > Command mx1-apply")).toMatchObject({
       create: `${sudo}/usr/local/sbin/mail-firewall apply`,
       delete: `${sudo}/usr/local/sbin/mail-firewall remove --owned`,
+    });
+    expect(inputsOf(resources, "HostFirewall > Command mx1-confirm")).toMatchObject({
+      create: `${sudo}/usr/local/sbin/mail-firewall confirm`,
+      stdin: "applied 12ab-89ef",
+    });
+    expect(inputsOf(resources, "HostFirewall > Command mx1-reconfirm")).toMatchObject({
+      create: `${sudo}/usr/local/sbin/mail-firewall confirm --again`,
+      stdin: "confirmed",
     });
   });
 });
