@@ -65,7 +65,14 @@ tool() {
 
 # read_kernel FAMILY: the table filter into $dir/kernel.FAMILY, and our chains in it into $dir/live.FAMILY; without any, only the frame.
 read_kernel() {
-  "$(tool "$1" -save)" -t filter >"$dir/kernel.$1" || complain "the IPv$1 rules cannot be read" || return
+  # iptables-legacy-save would create a table that it does not find.
+  names=/proc/net/ip_tables_names
+  [ "$1" = 4 ] || names=/proc/net/ip6_tables_names
+  if "$(tool "$1")" -V | grep -q legacy && ! grep -qx filter "$names" 2>/dev/null; then
+    : >"$dir/kernel.$1"
+  else
+    "$(tool "$1" -save)" -t filter >"$dir/kernel.$1" || complain "the IPv$1 rules cannot be read" || return
+  fi
   {
     echo '*filter'
     grep -E '^(:MAILFW-|-A MAILFW-)' "$dir/kernel.$1" || :
@@ -649,6 +656,129 @@ restore() {
   fail 'only SSH is open now. Deploy anew'
 }
 
+# --- Status
+
+# say difference|notice KIND TEXT
+say() {
+  printf '%s\t%s\n' "$2" "$3" >>"$dir/$1"
+}
+
+# compare FAMILY RULES: how the kernel differs from RULES.
+compare() {
+  read_kernel "$1" || return
+  diff "$2" "$dir/live.$1" >"$dir/diff" || sed -n -e 's/^< -A/missing: -A/p' -e 's/^> -A/not ours: -A/p' "$dir/diff" |
+    while read -r line; do say difference rules "IPv$1: $line"; done
+  for jump in 'INPUT MAILFW-IN' 'OUTPUT MAILFW-OUT'; do
+    # shellcheck disable=SC2086 # two words
+    [ -n "$(place_jump "$1" $jump "$2")" ] || continue
+    if grep -qx -- "-A ${jump% *} -j ${jump#* }" "$dir/kernel.$1"; then
+      say difference jump "IPv$1: the jump from ${jump% *} to ${jump#* } is not where it belongs, once and before the first rule that decides"
+    else
+      say difference jump "IPv$1: the jump from ${jump% *} to ${jump#* } is missing"
+    fi
+  done
+}
+
+# services PROTOCOL: `PORT NAME` of what the rules of $dir/expected open.
+services() {
+  cat "$dir/expected/rules.v4" "$dir/expected/rules.v6" |
+    sed -nE "s/^-A MAILFW-IN .*-p $1 .*--dport ([0-9]+) .*-m comment --comment ([^ ]+) -j ACCEPT\$/\1 \2/p" | sort -u
+}
+
+check_listeners() {
+  # Whoever only asks others uses ports above.
+  read -r ephemeral _ </proc/sys/net/ipv4/ip_local_port_range || ephemeral=32768
+  for protocol in tcp udp; do
+    listening "$protocol" >"$dir/listening"
+    services "$protocol" >"$dir/open"
+    while read -r port name; do
+      grep -qx "$port" "$dir/listening" || say notice unused "$name ($protocol/$port) is open, and nothing listens on it"
+    done <"$dir/open"
+    while read -r port; do
+      { [ "$protocol" = udp ] && { [ "$port" -ge "$ephemeral" ] || [ "$port" = 68 ] || [ "$port" = 546 ]; }; } ||
+        grep -q "^$port " "$dir/open" || say notice closed "something listens on $protocol/$port, which is closed"
+    done <"$dir/listening"
+  done
+}
+
+# json TEXT: as a JSON string.
+json() {
+  printf '"%s"' "$(printf '%s' "$1" | sed -e 's/[\\"]/\\&/g' -e 's/\t/ /g')"
+}
+
+# json_list FILE: of its lines `KIND TEXT`.
+json_list() {
+  separator=''
+  printf '['
+  while IFS="$(printf '\t')" read -r kind text; do
+    printf '%s{"kind":%s,"text":%s}' "$separator" "$(json "$kind")" "$(json "$text")"
+    separator=,
+  done <"$1"
+  printf ']'
+}
+
+status() {
+  as_json='' deployed=''
+  for option in "$@"; do
+    case $option in
+      --json) as_json=yes ;;
+      --deployed) deployed=yes ;;
+      *) usage ;;
+    esac
+  done
+  dir=$(mktemp -d)
+  trap 'rm -rf "$dir"' EXIT
+  : >"$dir/difference"
+  : >"$dir/notice"
+  rules=none
+  if good "$etc"; then
+    rules=$(cut -d - -f 1 "$etc/token")
+    mkdir "$dir/expected"
+    cp "$etc/rules.v4" "$etc/rules.v6" "$dir/expected"
+  elif [ -e "$etc/rules.v4" ]; then
+    say difference files "the rules in $etc are damaged, or were changed by hand"
+  else
+    say difference none 'no rules have been confirmed on this host'
+  fi
+  if [ -n "$deployed" ]; then
+    cat >"$dir/rulesets"
+    rm -rf "$dir/expected"
+    split "$dir/rulesets" "$dir/expected" || exit 1
+    if good "$etc" && ! same "$etc" "$dir/expected"; then
+      say difference files "the rules in $etc are not those that were deployed; theirs is $(owner "$etc/rules.v4")"
+    fi
+  fi
+  waiting=$(pending)
+  if [ -n "$waiting" ]; then
+    say difference pending "rules ${waiting%-*} wait for their confirm; in $(($(cut -d ' ' -f 2 "$run/pending") - $(uptime))) s the host goes back"
+  fi
+  for family in $families; do
+    if [ -d "$dir/expected" ]; then compare "$family" "$dir/expected/rules.v$family"; else read_kernel "$family"; fi || exit 1
+  done
+  if [ ! -d /run/systemd/system ] && [ ! -x /etc/rc.local ]; then
+    say notice boot 'neither systemd nor an executable /etc/rc.local is here: after a reboot nothing loads the rules'
+  elif [ -e "$etc/rules.v4" ] && ! boots; then
+    say difference boot 'nothing loads the rules at boot'
+  fi
+  at_work | while read -r name _; do say difference others "$name is on beside our rules"; done
+  name_shadowed | while read -r rule; do say notice shadowed "never reached while our rules are there: $rule"; done
+  if iptables -V | grep -q nf_tables && grep -q . /proc/net/ip_tables_names /proc/net/ip6_tables_names 2>/dev/null; then
+    say notice backend 'iptables-legacy has tables too, which come on top: see iptables-legacy-save'
+  fi
+  [ ! -d "$dir/expected" ] || check_listeners
+
+  owner=$(owner_here)
+  if [ -n "$as_json" ]; then
+    printf '{"rules":%s,"owner":%s,"differences":%s,"notices":%s}\n' "$(json "$rules")" "$(json "$owner")" \
+      "$(json_list "$dir/difference")" "$(json_list "$dir/notice")"
+  else
+    echo "rules $rules${owner:+ of $owner}: $([ -s "$dir/difference" ] && echo 'not as deployed' || echo 'as deployed')"
+    sed 's/^[a-z]*\t/  /' "$dir/difference"
+    sed 's/^[a-z]*\t/  notice: /' "$dir/notice"
+  fi
+  [ ! -s "$dir/difference" ] || exit 3
+}
+
 uninstall() {
   lock 60
   read_kernel 4 || exit 1
@@ -676,7 +806,7 @@ done
 verb=${1-}
 [ $# = 0 ] || shift
 case $verb in
-  apply | confirm | remove | uninstall | restore | rollback) "$verb" "$@" ;;
+  apply | confirm | remove | uninstall | status | restore | rollback) "$verb" "$@" ;;
   *) usage ;;
 esac
 # end of mail-firewall

@@ -1,4 +1,5 @@
 // The script on the host, on both backends: what it does to a kernel that holds other programs' rules too.
+import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
 
 import fc from "fast-check";
@@ -228,6 +229,117 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
     // Mended, for the look at the kernel.
     await host.run("mv /tmp/ip6tables-save /etc/alternatives/ || umount /etc/mail-firewall || umount /run");
     expect(await filters()).toEqual(before);
+  });
+
+  describe("status", () => {
+    const status = (...options: string[]) =>
+      host.run(`/usr/local/sbin/mail-firewall status ${options.join(" ")}`, example);
+    interface Report {
+      rules: string;
+      owner: string;
+      differences: { kind: string; text: string }[];
+      notices: { kind: string; text: string }[];
+    }
+    const kinds = async (...options: string[]) => {
+      const { code, stdout } = await status("--json", ...options);
+      const report = JSON.parse(stdout) as Report;
+      expect(code).toBe(report.differences.length > 0 ? 3 : 0);
+      return { ...report, kinds: report.differences.map(({ kind, text }) => `${kind}: ${text}`) };
+    };
+    const notices = [
+      "neither systemd nor an executable /etc/rc.local is here: after a reboot nothing loads the rules",
+      "something listens on tcp/21, which is closed",
+    ];
+
+    test("says what there is, and changes nothing", async () => {
+      const before = await host.run(
+        "iptables-save; ip6tables-save; cat /proc/net/ip*_tables_names; ls -AR /etc /run /tmp",
+      );
+      expect(await status()).toMatchObject({
+        code: 3,
+        stdout:
+          "rules none: not as deployed\n  no rules have been confirmed on this host\n  notice: neither systemd nor an executable /etc/rc.local is here: after a reboot nothing loads the rules\n",
+      });
+      const after = await host.run("cat /proc/net/ip*_tables_names; ls -AR /etc /run /tmp");
+      expect(before.stdout).toContain(after.stdout);
+      await deploy(example);
+      const { rules, owner: found, kinds: differences, notices: told } = await kinds("--deployed");
+      expect({ rules, found, differences }).toEqual({
+        rules: createHash("sha256").update(example).digest("hex").slice(0, 12),
+        found: owner,
+        differences: [],
+      });
+      const texts = told.map(({ text }) => text);
+      expect(texts).toEqual(expect.arrayContaining(notices));
+      expect(texts.filter((text) => /22|443|25|51820/.test(text))).toEqual([]); // open, and somebody listens there
+    });
+
+    test("rules that were deployed, and are not those of the host", async () => {
+      await deploy(textOf({ ssh: ["public"] }));
+      expect((await kinds()).kinds).toEqual([]);
+      const { kinds: differences } = await kinds("--deployed");
+      expect(differences).toContain(
+        `files: the rules in /etc/mail-firewall are not those that were deployed; theirs is ${owner}`,
+      );
+      expect(differences).toContain(
+        "rules: IPv4: missing: -A MAILFW-IN -p tcp -m tcp --dport 465 -m comment --comment submissions -j ACCEPT",
+      );
+      expect(differences).toContain(
+        "rules: IPv4: not ours: -A MAILFW-IN -p tcp -m tcp --dport 22 -m comment --comment ssh -j ACCEPT",
+      );
+    });
+
+    test.each<[string, string, string[]]>([
+      ["a rule deleted", "iptables -D MAILFW-IN -j DROP", ["rules: IPv4: missing: -A MAILFW-IN -j DROP"]],
+      [
+        "a rule added",
+        "ip6tables -I MAILFW-IN -p tcp --dport 3306 -j ACCEPT",
+        ["rules: IPv6: not ours: -A MAILFW-IN -p tcp -m tcp --dport 3306 -j ACCEPT"],
+      ],
+      ["a jump deleted", "iptables -D INPUT -j MAILFW-IN", ["jump: IPv4: the jump from INPUT to MAILFW-IN is missing"]],
+      [
+        "a rule before the jump",
+        "ip6tables -I INPUT -p tcp --dport 3306 -j ACCEPT",
+        [
+          "jump: IPv6: the jump from INPUT to MAILFW-IN is not where it belongs, once and before the first rule that decides",
+        ],
+      ],
+      [
+        "a file changed",
+        "echo >>/etc/mail-firewall/rules.v6",
+        ["files: the rules in /etc/mail-firewall are damaged, or were changed by hand"],
+      ],
+      [
+        "another firewall",
+        "mkdir -p /etc/ufw; echo ENABLED=yes >/etc/ufw/ufw.conf",
+        ["others: ufw is on beside our rules"],
+      ],
+      ["a boot without us", "touch /etc/rc.local; chmod +x /etc/rc.local", ["boot: nothing loads the rules at boot"]],
+    ])("%s", async (_, change, expected) => {
+      await deploy(example);
+      expect((await kinds()).kinds).toEqual([]);
+      expect(await host.run(change)).toMatchObject({ code: 0 });
+      expect((await kinds(...(change.includes("rules.v6") ? [] : ["--deployed"]))).kinds).toEqual(expected);
+    });
+
+    test("rules that wait for their confirm; rules of others that are never reached; ports that nobody uses", async () => {
+      await host.run(`iptables -A INPUT -p tcp --dport 3306 -m comment --comment 'say "hi" \\' -j ACCEPT`);
+      await deploy(example.replaceAll("dport 443", "dport 8443"));
+      expect(await apply(example)).toMatchObject({ code: 0 });
+      const found = await kinds("--deployed");
+      expect(found.kinds).toContainEqual(
+        expect.stringMatching(
+          /^pending: rules [0-9a-f]{12} wait for their confirm; in (60|59|5\d) s the host goes back$/,
+        ),
+      );
+      const rule = (await hook("INPUT")).at(-1)!.replace("-A ", "");
+      expect(found.notices).toContainEqual({
+        kind: "shadowed",
+        text: `never reached while our rules are there: IPv4: ${rule}`,
+      });
+      const unused = (await kinds()).notices.filter(({ kind }) => kind === "unused");
+      expect(unused).toEqual([{ kind: "unused", text: "https (tcp/8443) is open, and nothing listens on it" }]);
+    });
   });
 
   test.each(["dash", "bash --posix", "busybox sh"])("runs under %s", async (shell) => {
