@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-unit test-integration lint bench clean
+.PHONY: help setup demo test test-unit test-integration lint bench status clean
 
 in_sandbox := . .cache/env.sh; test/sandbox/enter.sh
 
@@ -33,6 +33,10 @@ lint: setup ## formatting, lint, types, shellcheck
 
 bench: setup ## measure a preview's start-up against an empty TypeScript program
 	@. .cache/env.sh; node .cache/sandbox/bench/startup.js
+
+status: ## ask the hosts of STACK=… how they differ from what was deployed; changes nothing
+	@tools/setup.sh program >&2
+	@. .cache/program-env.sh; node dist/cli/main.js status $(if $(STACK),--stack $(STACK)) $(if $(JSON),--json)
 
 clean: ## remove what was built in this checkout
 	rm -rf dist dist.* .cache coverage node_modules

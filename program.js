@@ -20,7 +20,7 @@ function sources(directory) {
 
 /** Brings dist/ up to date; returns what the compiler complains of. */
 function compile() {
-  const files = ["index.ts", ...sources("components"), ...sources("stacks")].sort();
+  const files = ["index.ts", ...sources("cli"), ...sources("components"), ...sources("stacks")].sort();
   const hash = createHash("sha256");
   for (const file of [...files, "tsconfig.json", "package-lock.json"]) {
     hash.update(file).update(fs.readFileSync(path.join(__dirname, file)));

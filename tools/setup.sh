@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs what the demo and the tests need, and only what is missing; `make` calls it. What it found or made is written to
-# .cache/env.sh. The slow parts (Pulumi's engine, the EC2 emulator) are kept outside of the checkout, in ~/.cache/mail-firewall.
+# Installs what the demo and the tests need, and only what is missing; `make` calls it. With `program`, only what the program
+# itself needs. What it found or made is written to .cache/env.sh. The slow parts (Pulumi's engine, the EC2 emulator) are kept outside of the checkout, in ~/.cache/mail-firewall.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/mail-firewall
@@ -137,6 +137,14 @@ providers() {
     fi
   done
 }
+
+if [ "${1-}" = program ]; then
+  node_modules
+  node program.js
+  pulumi_engine
+  echo "export PATH=\"$PATH\"" >.cache/program-env.sh
+  exit
+fi
 
 debian_packages
 node_modules

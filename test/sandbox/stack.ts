@@ -28,6 +28,12 @@ export interface Stack {
   refresh(...args: string[]): Promise<Run>;
   destroy(...args: string[]): Promise<Run>;
   outputs(): Promise<Record<string, unknown>>;
+  /** Runs any other program where `pulumi` would work on this stack. */
+  execute(file: string, ...args: string[]): Promise<Run>;
+  /** Starts `pulumi ARGS…`; `kill` ends it at once, as `kill -9` does. */
+  start(...args: string[]): { readonly ended: Promise<Run>; kill(): void };
+  /** Makes a state, such as an edited export, the stack's own. */
+  import(state: State): Promise<void>;
   /** The state, as `pulumi stack export` prints it. */
   export(): Promise<State>;
   remove(): void;
@@ -44,6 +50,8 @@ export interface StackOptions {
   env?: Record<string, string>;
   /** Is given every output as it comes. */
   onOutput?: (text: string) => void;
+  /** Its name. Defaults to `test`. */
+  name?: string;
   /** The folder of the project. Defaults to this repository, by links, so that no file of a test gets into it. */
   project?: string;
 }
@@ -51,7 +59,13 @@ export interface StackOptions {
 const root = join(__dirname, __filename.endsWith(".ts") ? "../.." : "../../../..");
 
 /** Starts a stack that has never been deployed. */
-export async function startStack({ privateKey, env = {}, project, onOutput }: StackOptions = {}): Promise<Stack> {
+export async function startStack({
+  privateKey,
+  env = {},
+  name = "test",
+  project,
+  onOutput,
+}: StackOptions = {}): Promise<Stack> {
   const folder = mkdtempSync(join(tmpdir(), "stack-"));
   const work = project ?? join(folder, "project");
   const state = join(folder, "state");
@@ -62,26 +76,22 @@ export async function startStack({ privateKey, env = {}, project, onOutput }: St
       symlinkSync(join(root, name), join(work, name));
     }
   }
-  const file = join(work, "stacks", "Pulumi.test.yaml");
+  const file = join(work, "stacks", `Pulumi.${name}.yaml`);
   const environment = {
     ...process.env,
     PULUMI_BACKEND_URL: `file://${state}`,
     PULUMI_CONFIG_PASSPHRASE: "sandbox",
-    PULUMI_STACK: "test",
+    PULUMI_STACK: name,
     PULUMI_SKIP_UPDATE_CHECK: "true",
     PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION: "true",
     SSH_AUTH_SOCK: undefined,
     ...env,
   };
 
-  const run = (args: string[], stdin = "") => {
+  const start = (file: string, args: string[], stdin = "") => {
     const started = process.hrtime.bigint();
-    return new Promise<Run>((resolve, reject) => {
-      const child = spawn("pulumi", ["--non-interactive", "--color", "never", ...args], {
-        cwd: work,
-        env: environment,
-        stdio: ["pipe", "pipe", "pipe"],
-      });
+    const child = spawn(file, args, { cwd: work, env: environment, stdio: ["pipe", "pipe", "pipe"] });
+    const ended = new Promise<Run>((resolve, reject) => {
       let output = "";
       for (const stream of [child.stdout, child.stderr]) {
         stream.setEncoding("utf8").on("data", (text: string) => {
@@ -94,14 +104,17 @@ export async function startStack({ privateKey, env = {}, project, onOutput }: St
         resolve({ code: code ?? 255, output, seconds: Number(process.hrtime.bigint() - started) / 1e9 });
       });
     });
+    return { ended, kill: () => void child.kill("SIGKILL") };
   };
+  const pulumi = (args: string[]) => ["--non-interactive", "--color", "never", ...args];
+  const run = (args: string[], stdin?: string) => start("pulumi", pulumi(args), stdin).ended;
   const mustRun = async (args: string[], stdin?: string) => {
     const ended = await run(args, stdin);
     if (ended.code !== 0) throw new Error(`pulumi ${args.join(" ")}: exit code ${ended.code}\n${ended.output}`);
     return ended.output;
   };
 
-  await mustRun(["stack", "init", "test"]);
+  await mustRun(["stack", "init", name]);
   if (privateKey !== undefined) {
     await mustRun(["config", "set", "--secret", "mail-firewall:sshPrivateKey"], privateKey);
   }
@@ -122,6 +135,9 @@ export async function startStack({ privateKey, env = {}, project, onOutput }: St
     destroy: (...args) => run(["destroy", "--yes", "--suppress-progress", ...args]),
     outputs: async () => JSON.parse(await mustRun(["stack", "output", "--json"])) as Record<string, unknown>,
     export: async () => JSON.parse(await mustRun(["stack", "export"])) as State,
+    execute: (file, ...args) => start(file, args).ended,
+    start: (...args) => start("pulumi", pulumi(args)),
+    import: async (state) => void (await mustRun(["stack", "import"], JSON.stringify(state))),
     remove: () => rmSync(folder, { recursive: true, force: true }),
   };
 }

@@ -1,0 +1,99 @@
+import { spawn } from "node:child_process";
+import { writeFileSync } from "node:fs";
+import { join } from "node:path";
+
+import type { Connection, DeployedHost } from "./state";
+
+interface Finding {
+  readonly kind: string;
+  readonly text: string;
+}
+
+/** What a host says of itself, or why it could not be asked. */
+export type Report =
+  | { readonly rules: string; readonly owner: string; readonly differences: Finding[]; readonly notices: Finding[] }
+  | { readonly error: string };
+
+/**
+ * Runs `mail-firewall status` on a host with OpenSSH's client.
+ *
+ * @param scratch a folder that only this user can read, for the keys.
+ */
+export function askHost(host: DeployedHost, scratch: string): Promise<Report> {
+  const { connection } = host;
+  const sudo = connection.user === "root" ? "" : "sudo -n ";
+  const { options, env } = sshOptions(connection, join(scratch, host.name));
+  const command = `${sudo}/usr/local/sbin/mail-firewall status --json --deployed`;
+  return new Promise((resolve) => {
+    const ssh = spawn("ssh", [...options, connection.host, command], { env: { ...process.env, ...env } });
+    const output = { stdout: "", stderr: "" };
+    for (const stream of ["stdout", "stderr"] as const) {
+      ssh[stream].setEncoding("utf8").on("data", (text: string) => (output[stream] += text));
+    }
+    ssh.stdin.on("error", () => {}).end(host.rulesets); // a host that does not know the command reads nothing
+    ssh.on("close", (code) => {
+      if (code === 0 || code === 3) {
+        try {
+          resolve(JSON.parse(output.stdout) as Report);
+          return;
+        } catch {
+          // Something else has answered.
+        }
+      }
+      const why = output.stderr.trim() || output.stdout.trim().slice(0, 200) || `exit code ${code}`;
+      resolve({ error: code === 255 ? `cannot be reached: ${why}` : `cannot say how it is: ${why}` });
+    });
+  });
+}
+
+/** OpenSSH's options for a connection; what must stand in a file goes to files that begin with `path`. */
+function sshOptions(connection: Connection, path: string): { options: string[]; env: Record<string, string> } {
+  const { host, port, user, hostKey, privateKey, privateKeyPassword, agentSocketPath, proxy } = connection;
+  const file = (name: string, text: string, mode = 0o600) => {
+    writeFileSync(`${path}.${name}`, text, { mode });
+    return `${path}.${name}`;
+  };
+  // Nothing of the operator's own configuration: this is how the deployment connects.
+  const options = ["-F", "none", "-T", "-p", `${port}`, "-l", user];
+  const set = (name: string, value: string) => options.push("-o", `${name}=${value}`);
+  set("ConnectTimeout", "10");
+  set("ServerAliveInterval", "10");
+  set("LogLevel", "ERROR");
+  set("GlobalKnownHostsFile", "none");
+  if (hostKey === undefined) {
+    set("StrictHostKeyChecking", "no");
+    set("UserKnownHostsFile", "none");
+  } else {
+    set("StrictHostKeyChecking", "yes");
+    set("HostKeyAlias", "deployed");
+    set("UserKnownHostsFile", file("known_hosts", `deployed ${hostKey.trim()}\n`));
+    set("HostKeyAlgorithms", hostKey.trim().split(" ")[0]!);
+  }
+  let env: Record<string, string> = {};
+  if (privateKey !== undefined) {
+    set("IdentitiesOnly", "yes");
+    set("IdentityFile", file("key", `${privateKey.trim()}\n`));
+  } else {
+    set("IdentityFile", "none");
+  }
+  if (agentSocketPath !== undefined) set("IdentityAgent", agentSocketPath);
+  if (privateKeyPassword === undefined) {
+    set("BatchMode", "yes");
+  } else {
+    set("PasswordAuthentication", "no");
+    set("KbdInteractiveAuthentication", "no");
+    env = {
+      SSH_ASKPASS: file("askpass", `#!/bin/sh\ncat '${file("passphrase", privateKeyPassword)}'\n`, 0o700),
+      SSH_ASKPASS_REQUIRE: "force",
+    };
+  }
+  if (proxy !== undefined) {
+    const through = sshOptions(proxy, `${path}.bastion`);
+    const variables = Object.entries(through.env).map(([name, value]) => `${name}=${quote(value)}`);
+    const words = [...through.options, "-W", `${host.includes(":") ? `[${host}]` : host}:${port}`, proxy.host];
+    set("ProxyCommand", ["env", ...variables, "ssh", ...words.map(quote)].join(" ").replaceAll("%", "%%"));
+  }
+  return { options, env };
+}
+
+const quote = (word: string) => `'${word.replaceAll("'", `'\\''`)}'`;

@@ -1,0 +1,94 @@
+#!/usr/bin/env node
+// `mail-firewall status`: asks every host of a stack how it differs from what was deployed to it. Changes nothing.
+import { spawn, spawnSync } from "node:child_process";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { parseArgs } from "node:util";
+
+import { askHost, type Report } from "./ask";
+import { deployedHosts, type State } from "./state";
+
+const usage = `usage: mail-firewall status [--stack NAME] [--cwd FOLDER] [--json] [HOST...]
+
+Reads the stack's state (pulumi stack export --show-secrets), and runs mail-firewall status over SSH on each host,
+or on those that are named. Needs pulumi and OpenSSH's ssh (8.4 or newer).
+
+Exit code 0: all is as deployed; 3: something differs; 1: a host could not be asked; 64: this text`;
+
+async function main(): Promise<number> {
+  const { values, positionals } = parseArgs({
+    options: {
+      stack: { type: "string", short: "s" },
+      cwd: { type: "string", short: "C" },
+      json: { type: "boolean", default: false },
+      help: { type: "boolean", short: "h", default: false },
+    },
+    allowPositionals: true,
+  });
+  const [verb, ...wanted] = positionals;
+  if (values.help) {
+    console.log(usage);
+    return 0;
+  }
+  if (verb !== "status") {
+    console.error(usage);
+    return 64;
+  }
+
+  const hosts = deployedHosts(await exportState(values.stack, values.cwd));
+  const unknown = wanted.filter((name) => !hosts.some((host) => host.name === name));
+  const known = hosts.map(({ name }) => name).join(", ");
+  if (unknown.length > 0) throw new Error(`no host ${unknown.join(", ")} in this stack; it has ${known || "none"}`);
+  if (hosts.length === 0) throw new Error("this stack has deployed to no host");
+  if (spawnSync("ssh", ["-V"]).error) throw new Error("OpenSSH's ssh is missing");
+
+  const asked = hosts.filter(({ name }) => wanted.length === 0 || wanted.includes(name));
+  const scratch = mkdtempSync(join(tmpdir(), "mail-firewall-"));
+  try {
+    const reports = await Promise.all(asked.map(async (host) => [host.name, await askHost(host, scratch)] as const));
+    console.log(
+      values.json ? JSON.stringify(Object.fromEntries(reports), undefined, 2) : reports.map(inWords).join("\n"),
+    );
+    const all = reports.map(([, report]) => report);
+    if (all.some((report) => "error" in report)) return 1;
+    return all.some((report) => "differences" in report && report.differences.length > 0) ? 3 : 0;
+  } finally {
+    rmSync(scratch, { recursive: true, force: true });
+  }
+}
+
+function inWords([name, report]: readonly [string, Report]): string {
+  if ("error" in report) return `${name}: ${report.error}`;
+  const { rules, differences, notices } = report;
+  return [
+    `${name}: ${differences.length > 0 ? "not as deployed" : "as deployed"} (rules ${rules})`,
+    ...differences.map(({ text }) => `  ${text}`),
+    ...notices.map(({ text }) => `  notice: ${text}`),
+  ].join("\n");
+}
+
+/** With secrets, which are the keys to log in with; they go nowhere but into files of this user in a folder of its own. */
+function exportState(stack: string | undefined, cwd: string | undefined): Promise<State> {
+  const options = [...(stack === undefined ? [] : ["--stack", stack]), ...(cwd === undefined ? [] : ["--cwd", cwd])];
+  return new Promise((resolve, reject) => {
+    const pulumi = spawn("pulumi", ["stack", "export", "--show-secrets", "--non-interactive", ...options], {
+      stdio: ["ignore", "pipe", "inherit"],
+    });
+    let text = "";
+    pulumi.stdout.setEncoding("utf8").on("data", (part: string) => (text += part));
+    pulumi.on("error", (error) => reject(new Error(`pulumi could not be started: ${error.message}`)));
+    pulumi.on("close", (code) => {
+      if (code === 0) resolve(JSON.parse(text) as State);
+      else reject(new Error("the state of the stack could not be read (above)"));
+    });
+  });
+}
+
+main().then(
+  (code) => (process.exitCode = code),
+  (error: Error & { code?: string }) => {
+    console.error(`mail-firewall: ${error.message}`);
+    process.exitCode = error.code?.startsWith("ERR_PARSE_ARGS") ? 64 : 1;
+  },
+);

@@ -1,0 +1,141 @@
+// Changes that would lock the operator out, and deployments that end in the middle, by the real engine: each leaves a host that
+// can be reached and has wholly the confirmed rules, and the next `pulumi up` converges.
+import { setTimeout as sleep } from "node:timers/promises";
+
+import { execute, operatorKey, startMailHost, type MailHost } from "../sandbox/host";
+import { startStack, type Config, type Stack, type State } from "../sandbox/stack";
+import { expectedRulesets, failed, live, policy, succeeded } from "./example";
+
+jest.setTimeout(300_000);
+
+const owner = "mail-firewall/test/mail-mx1";
+const seconds = 10;
+
+describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
+  let host: MailHost, stack: Stack, config: Config;
+  const older = expectedRulesets(owner);
+  const newer = expectedRulesets(owner, { imaps: ["public"] });
+  const withImaps = () => ({ ...config, services: { ...policy.services, imaps: "public" } });
+  const lockingOut = () => ({ ...config, ssh: ["10.99.0.0/16", "fd99::/48"] });
+
+  beforeAll(async () => {
+    [host, stack] = await Promise.all([
+      startMailHost({ backend, listen: { tcp: [993], udp: [] } }),
+      startStack({ privateKey: operatorKey.privateKey }),
+    ]);
+    config = {
+      ...policy,
+      hosts: { mx1: { host: host.address4, hostKey: host.hostKey } },
+      host: { rollbackSeconds: seconds },
+    };
+    stack.configure(config);
+    succeeded(await stack.up("--skip-preview"));
+  });
+  afterAll(async () => {
+    await host?.close();
+    stack?.remove();
+  });
+  // Each drill begins with the older rules, confirmed and recorded.
+  beforeEach(async () => expect(await live(host)).toBe(older));
+
+  const link = (state: "up" | "down") => execute("ip", ["link", "set", `port${host.pid}`, state]);
+  const isPending = async () => (await host.run("cat /run/mail-firewall/pending")).code === 0;
+  async function until(what: () => Promise<boolean>, limit: number) {
+    for (const end = Date.now() + limit * 1000; !(await what()); await sleep(50)) {
+      if (Date.now() > end) throw new Error(`not within ${limit} s`);
+    }
+  }
+  const back = async () => {
+    await until(async () => !(await isPending()), seconds + 5);
+    expect(await live(host)).toBe(older);
+  };
+  const converge = async (wanted: Config, text: string) => {
+    stack.configure(wanted);
+    succeeded(await stack.up("--skip-preview"));
+    expect(await live(host)).toBe(text);
+    expect(await isPending()).toBe(false);
+    succeeded(await stack.preview("--expect-no-changes"));
+    const { hosts } = (await stack.outputs()) as { hosts: Record<string, string> };
+    expect(hosts.mx1).toMatch(/^confirmed [0-9a-f]{12}$/);
+  };
+
+  test("SSH sources without the operator: the host comes back, twice; a corrected config deploys", async () => {
+    stack.configure(lockingOut());
+    failed(await stack.up("--skip-preview"));
+    await back();
+    failed(await stack.up("--skip-preview")); // the same again
+    await back();
+    await converge(withImaps(), newer);
+    await converge(config, older);
+  });
+
+  test("SSH sources without the operator, and then the config before: it deploys, and nothing is left to do", async () => {
+    stack.configure(lockingOut());
+    failed(await stack.up("--skip-preview"));
+    await back();
+    await converge(config, older);
+  });
+
+  test("a network that is gone when it comes to the confirm: the next up alone converges", async () => {
+    stack.configure(withImaps());
+    const up = stack.start("up", "--yes", "--skip-preview", "--suppress-progress");
+    await until(isPending, 30);
+    await link("down");
+    failed(await up.ended);
+    await back();
+    await link("up");
+    await converge(withImaps(), newer);
+    await converge(config, older);
+  });
+
+  test("kill -9 of Pulumi between apply and confirm: the next up alone converges, within the window and after it", async () => {
+    for (const wait of [false, true]) {
+      stack.configure(withImaps());
+      const up = stack.start("up", "--yes", "--skip-preview", "--suppress-progress");
+      await until(isPending, 30);
+      up.kill();
+      await up.ended;
+      if (wait) await until(async () => !(await isPending()), seconds + 5);
+      succeeded(await stack.pulumi("cancel", "--yes"));
+      await converge(withImaps(), newer);
+      await converge(config, older);
+    }
+  });
+
+  test("the host has confirmed, and Pulumi has not recorded it: the config before deploys again", async () => {
+    const before = await stack.export();
+    stack.configure(withImaps());
+    succeeded(await stack.up("--skip-preview"));
+    const state = await stack.export();
+    const old = (urn: string) => before.deployment.resources!.find((resource) => resource.urn === urn);
+    const unrecorded: State = {
+      ...state,
+      deployment: {
+        ...state.deployment,
+        resources: state.deployment.resources!.map((resource) =>
+          resource.urn.endsWith("confirm") ? old(resource.urn)! : resource,
+        ),
+      },
+    };
+    await stack.import(unrecorded);
+    await converge(config, older);
+  });
+
+  test("fail2ban bans the operator in the window: the rules before come back, and after the ban the next up converges", async () => {
+    // As fail2ban's action iptables-multiport does, and with its unban after the ban's time.
+    for (const tool of ["iptables", "ip6tables"]) {
+      await host.run(`${tool} -N f2b-sshd; ${tool} -A f2b-sshd -j RETURN`);
+      await host.run(`${tool} -I INPUT -p tcp -m multiport --dports 22 -j f2b-sshd`);
+    }
+    stack.configure(withImaps());
+    const up = stack.start("up", "--yes", "--skip-preview", "--suppress-progress");
+    await until(isPending, 30);
+    await host.run("iptables -I f2b-sshd -s 203.0.113.1 -j REJECT");
+    failed(await up.ended);
+    await back();
+    expect((await host.run("iptables -S f2b-sshd")).stdout).toContain("-s 203.0.113.1/32 -j REJECT");
+    await host.run("iptables -D f2b-sshd -s 203.0.113.1 -j REJECT");
+    await converge(withImaps(), newer);
+    await converge(config, older);
+  });
+});
