@@ -515,7 +515,7 @@ describe("proxy", () => {
     await expect(through({ privateKey: otherKey.private })).rejects.toThrow(
       failure(
         0,
-        "ssh: handshake failed: ssh: unable to authenticate, attempted methods [none publickey], no supported",
+        "ssh: handshake failed: ssh: unable to authenticate, attempted methods [none publickey], no supported methods remain",
       ),
     );
     await expect(through({ privateKeyPassword: "x" })).rejects.toThrow(

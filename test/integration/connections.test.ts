@@ -179,7 +179,7 @@ describe("a bastion", () => {
 
   test("and the agent serves for both", async () => {
     const agent = await startAgent({ file: lockedKey("hushed").file, passphrase: "hushed" });
-    const stack = await started(behind(), { agent });
+    const stack = await started(behind({}, { user: "nobody" }), { agent }); // who has no shell
     succeeded(await stack.up("--skip-preview"));
     succeeded(await stack.destroy());
   });
