@@ -2,15 +2,21 @@ import * as pulumi from "@pulumi/pulumi";
 
 import { MailFirewall } from "./components";
 import { readConfig } from "./stacks/config";
+import { sshAgent } from "./stacks/sshAgent";
 
 const args = readConfig({
   values: pulumi.runtime.allConfig(),
   secretKeys: JSON.parse(process.env.PULUMI_CONFIG_SECRET_KEYS ?? "[]") as string[],
   // A reviewer's preview logs in nowhere.
-  sshAgent: process.env.SSH_AUTH_SOCK !== undefined || pulumi.runtime.isDryRun(),
+  sshAgent: (socket) => (pulumi.runtime.isDryRun() ? "ready" : sshAgent(socket)),
 });
 
-const firewall = new MailFirewall("mail", { ...args, sshPrivateKey: new pulumi.Config().getSecret("sshPrivateKey") });
+const config = new pulumi.Config();
+const firewall = new MailFirewall("mail", {
+  ...args,
+  sshPrivateKey: config.getSecret("sshPrivateKey"),
+  sshPrivateKeyPassword: config.getSecret("sshPrivateKeyPassword"),
+});
 
 const { exposure, securityGroupId, hosts, hostOnly, cloudOnly } = firewall;
 

@@ -1,5 +1,6 @@
 import * as pulumi from "@pulumi/pulumi";
 
+import type { LogIn } from "./host/connection";
 import { exposure } from "./policy/exposure";
 import { warnings, type Policy, type PolicyArgs } from "./policy/policy";
 
@@ -7,7 +8,7 @@ interface Declaration {
   readonly name: string;
   readonly args: Required<PolicyArgs>;
   readonly policy: Policy;
-  readonly sshPrivateKey: pulumi.Input<string> | undefined;
+  readonly logIn: LogIn;
 }
 
 /**

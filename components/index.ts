@@ -1,5 +1,5 @@
 export { MailSecurityGroup, type AwsArgs, type MailSecurityGroupArgs } from "./cloud/securityGroup";
-export type { HostArgs } from "./host/hostArgs";
+export type { BastionArgs, HostArgs } from "./host/hostArgs";
 export { HostFirewall, type HostFirewallArgs } from "./host/hostFirewall";
 export { MailFirewall, type MailFirewallArgs } from "./mailFirewall";
 export type { PolicyArgs, PortArgs } from "./policy/policy";

@@ -3,11 +3,13 @@ import * as pulumi from "@pulumi/pulumi";
 import { cloudOnly } from "./cloud/groupRules";
 import { awsKeys, checkAws, MailSecurityGroup, type AwsArgs } from "./cloud/securityGroup";
 import { declared, policyInputs, warn } from "./declared";
-import { checkPrivateKey, checkReachable, readNamedHost, type HostArgs } from "./host/hostArgs";
+import { logIn } from "./host/connection";
+import { checkReachable, readNamedHost, type HostArgs } from "./host/hostArgs";
 import { HostFirewall } from "./host/hostFirewall";
+import { checkPrivateKey } from "./host/privateKey";
 import { hostOnly } from "./host/ruleset";
 import { exposure } from "./policy/exposure";
-import { Faults, isPlain, isRecord, join, report, show } from "./policy/faults";
+import { Faults, isRecord, join, report, show } from "./policy/faults";
 import { readPolicy, type Policy, type PolicyArgs } from "./policy/policy";
 
 /** The arguments of a {@link MailFirewall}. */
@@ -16,11 +18,21 @@ export interface MailFirewallArgs extends PolicyArgs {
   hosts?: Record<string, HostArgs>;
   /** Private key for all hosts that bring none of their own. Defaults to the keys of the running SSH agent. */
   sshPrivateKey?: pulumi.Input<string>;
+  /** Passphrase of `sshPrivateKey`, where it has one. */
+  sshPrivateKeyPassword?: pulumi.Input<string>;
   /** Where the security group goes. Without it, there is none. */
   aws?: AwsArgs;
 }
 
-export const firewallKeys = ["services", "ssh", "ports", "hosts", "sshPrivateKey", "aws"] as const;
+export const firewallKeys = [
+  "services",
+  "ssh",
+  "ports",
+  "hosts",
+  "sshPrivateKey",
+  "sshPrivateKeyPassword",
+  "aws",
+] as const;
 
 /** The firewall of a mail server: one policy, enforced by its hosts and by an AWS security group. */
 export class MailFirewall extends pulumi.ComponentResource {
@@ -54,7 +66,8 @@ export class MailFirewall extends pulumi.ComponentResource {
     const { services = {}, ssh, ports = {}, hosts = {}, aws } = args;
     // A copy: whoever changes the original later must not change what addHost deploys.
     const policyArgs = structuredClone({ services, ssh, ports, sshPorts: [...policy.sshPorts] });
-    declared.set(this, { name, args: policyArgs, policy, sshPrivateKey: args.sshPrivateKey });
+    const { sshPrivateKey: privateKey, sshPrivateKeyPassword: privateKeyPassword } = args;
+    declared.set(this, { name, args: policyArgs, policy, logIn: logIn({ privateKey, privateKeyPassword }, {}) });
 
     const group = aws && new MailSecurityGroup(name, { ...policyArgs, ...aws }, { parent: this });
     const deployed = Object.entries(hosts).map(([host, hostArgs]) => [host, this.addHost(host, hostArgs)] as const);
@@ -92,10 +105,9 @@ export class MailFirewall extends pulumi.ComponentResource {
     }
     checkReachable(args.host, firewall.policy.ssh, "", faults);
     if (faults.list.length > 0) throw new pulumi.RunError(report(`${firewall.name}.addHost("${name}")`, faults.list));
-    const privateKey = args.privateKey ?? firewall.sshPrivateKey;
     return new HostFirewall(
       `${firewall.name}-${name}`,
-      { ...args, ...(privateKey === undefined ? {} : { privateKey }), ...firewall.args },
+      { ...args, ...logIn(args, firewall.logIn), ...firewall.args },
       { parent: this, ...opts },
     );
   }
@@ -107,7 +119,7 @@ export class MailFirewall extends pulumi.ComponentResource {
  * @param at where it stands, for the paths of faults: "" in code, `mail-firewall:` in stack config.
  */
 export function readFirewall(args: MailFirewallArgs, at: string, faults: Faults): Policy {
-  const { hosts = {}, sshPrivateKey, aws } = args as { hosts?: unknown; sshPrivateKey?: unknown; aws?: unknown };
+  const { hosts = {}, sshPrivateKey, sshPrivateKeyPassword, aws } = args as unknown as Record<string, unknown>;
   const sshPorts: number[] = [];
   if (!isRecord(hosts)) {
     faults.add(
@@ -121,14 +133,13 @@ export function readFirewall(args: MailFirewallArgs, at: string, faults: Faults)
     const where = join(join(at, "hosts"), name);
     sshPorts.push(...readNamedHost(name, host, where, faults));
     if (!isRecord(host) || typeof host.host !== "string") continue;
-    const place = JSON.stringify([host.host, host.port ?? 22]);
+    const behind = isRecord(host.bastion) ? host.bastion.host : undefined; // a private address may be there twice
+    const place = JSON.stringify([host.host, host.port ?? 22, behind]);
     const twin = places.get(place);
     if (twin !== undefined) faults.add(join(where, "host"), `${show(host.host)} is also ${twin}; delete one`);
     places.set(place, name);
   }
-  if (sshPrivateKey !== undefined && isPlain(sshPrivateKey)) {
-    checkPrivateKey(sshPrivateKey, join(at, "sshPrivateKey"), faults);
-  }
+  checkPrivateKey(sshPrivateKey, sshPrivateKeyPassword, join(at, "sshPrivateKey"), faults);
   const policy = readPolicy(args, at, { any: entries.length > 0, sshPorts }, faults);
   for (const [name, host] of entries) {
     if (isRecord(host)) checkReachable(host.host, policy.ssh, join(join(at, "hosts"), name), faults);

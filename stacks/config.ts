@@ -8,11 +8,15 @@ export interface StackConfig {
   readonly values: Readonly<Record<string, string>>;
   /** The keys whose values are encrypted in the file. */
   readonly secretKeys: readonly string[];
-  /** Whether an SSH agent could log in where no key is configured. */
-  readonly sshAgent: boolean;
+  /** What answers at the socket of an SSH agent, by default the one of SSH_AUTH_SOCK. */
+  readonly sshAgent: (socket?: string) => SshAgent;
 }
 
+/** `ready`, or what is wrong with it: no socket, none that answers there, one without keys. */
+export type SshAgent = "ready" | "none" | "silent" | "empty";
+
 const namespace = "mail-firewall:";
+const secretKeys = ["sshPrivateKey", "sshPrivateKeyPassword"];
 
 /**
  * Reads `stacks/Pulumi.<stack>.yaml`.
@@ -42,20 +46,24 @@ export function readConfig(config: StackConfig): MailFirewallArgs {
   faults.unknownKeys(Object.fromEntries(others), firewallKeys, namespace);
 
   const values = Object.fromEntries(
-    entries.map(([key, text]) => [key, key === "sshPrivateKey" ? text : structured(text)]),
+    entries.map(([key, text]) => [key, secretKeys.includes(key) ? text : structured(text)]),
   );
   for (const [key] of entries) {
-    if (key !== "sshPrivateKey" && config.secretKeys.includes(at(key))) {
-      faults.add(at(key), "is encrypted, but previews show it; store it in plain: only sshPrivateKey is a secret");
+    if (!secretKeys.includes(key) && config.secretKeys.includes(at(key))) {
+      faults.add(
+        at(key),
+        "is encrypted, but previews show it; store it in plain: secrets are only sshPrivateKey and its password",
+      );
       delete values[key]; // a fault inside would show what it holds
     }
   }
   if (faults.list.length > 0 && Object.keys(values).length < entries.length) throw error(faults);
-  if (values.sshPrivateKey !== undefined && !config.secretKeys.includes(at("sshPrivateKey"))) {
-    faults.add(
-      at("sshPrivateKey"),
-      "is stored in plain text; store it with pulumi config set --secret sshPrivateKey <KEYFILE",
-    );
+  for (const [key, source] of [
+    ["sshPrivateKey", " <KEYFILE"],
+    ["sshPrivateKeyPassword", ""],
+  ] as const) {
+    if (values[key] === undefined || config.secretKeys.includes(at(key))) continue;
+    faults.add(at(key), `is stored in plain text; store it with pulumi config set --secret ${key}${source}`);
   }
   const args = {
     ...values,
@@ -73,18 +81,38 @@ export function readConfig(config: StackConfig): MailFirewallArgs {
     }),
   } as unknown as MailFirewallArgs;
   readFirewall(args, namespace, faults);
-  if (Object.keys(args.hosts ?? {}).length > 0 && values.sshPrivateKey === undefined && !config.sshAgent) {
-    faults.add(
-      at("sshPrivateKey"),
-      "is missing, and no SSH agent runs (SSH_AUTH_SOCK): start one, or pulumi config set --secret sshPrivateKey <KEYFILE",
-    );
-  }
+  checkAgents(args, config, faults);
   if (faults.list.length > 0) throw error(faults);
   return args;
 }
 
 function error(faults: Faults): Error {
   return new pulumi.RunError(report("stack config", faults.list));
+}
+
+/** The provider dials an agent even where it has a key, and of one that is gone it only says that the connection was refused. */
+function checkAgents({ hosts, sshPrivateKey }: MailFirewallArgs, config: StackConfig, faults: Faults): void {
+  const sockets = new Map<string | undefined, string>();
+  for (const [name, host] of isRecord(hosts) ? Object.entries<unknown>(hosts) : []) {
+    const socket = isRecord(host) ? host.agentSocketPath : undefined;
+    if (socket === undefined) sockets.set(undefined, "SSH_AUTH_SOCK");
+    else if (typeof socket === "string" && socket.startsWith("/")) {
+      sockets.set(socket, join(join(join(namespace, "hosts"), name), "agentSocketPath"));
+    }
+  }
+  for (const [socket, path] of sockets) {
+    const agent = config.sshAgent(socket);
+    if (agent === "silent") {
+      faults.add(path, `no SSH agent answers there; start one, or ${socket === undefined ? "unset" : "delete"} it`);
+    } else if (sshPrivateKey === undefined && agent !== "ready") {
+      const problem =
+        agent === "none" ? "no SSH agent runs (SSH_AUTH_SOCK): start one" : "the SSH agent has no key: add one";
+      faults.add(
+        join(namespace, "sshPrivateKey"),
+        `is missing, and ${problem}, or pulumi config set --secret sshPrivateKey <KEYFILE`,
+      );
+    }
+  }
 }
 
 /** Who may reach something, as YAML says it (`public`, `closed`, or a list of networks), as the component takes it. */
@@ -103,12 +131,17 @@ function sources(value: unknown, path: string, faults: Faults): unknown {
 
 /** In code a host may bring a key of its own, from a secret; a stack file has one place for a key, and it is encrypted. */
 function withoutKey(host: unknown, path: string, faults: Faults): unknown {
-  if (!isRecord(host) || !("privateKey" in host)) return host;
-  faults.add(
-    join(path, "privateKey"),
-    "has no place here; store it with pulumi config set --secret sshPrivateKey <KEYFILE",
-  );
-  return { ...host, privateKey: undefined };
+  if (!isRecord(host)) return host;
+  const rest = { ...host };
+  for (const [key, stored] of [
+    ["privateKey", "sshPrivateKey <KEYFILE"],
+    ["privateKeyPassword", "sshPrivateKeyPassword"],
+  ] as const) {
+    if (!(key in host)) continue;
+    faults.add(join(path, key), `has no place here; store it with pulumi config set --secret ${stored}`);
+    delete rest[key];
+  }
+  return "bastion" in host ? { ...rest, bastion: withoutKey(host.bastion, join(path, "bastion"), faults) } : rest;
 }
 
 function mapValues(value: unknown, path: string, change: (entry: unknown, path: string) => unknown): unknown {

@@ -4,6 +4,7 @@ import type * as pulumi from "@pulumi/pulumi";
 
 import { isPlain, isRecord, join, show, type Faults } from "../policy/faults";
 import { readPort, readSshPort, readSshPorts, type Sources } from "../policy/policy";
+import { checkPrivateKey } from "./privateKey";
 
 /** How a host is reached over SSH. */
 export interface HostArgs {
@@ -15,11 +16,25 @@ export interface HostArgs {
   user?: string;
   /**
    * The host's public key, `ssh-ed25519 AAAA…`, as in its /etc/ssh/ssh_host_ed25519_key.pub. A host with another key is refused,
-   * so that nobody in between is given root's commands.
+   * so that nobody in between is given root's commands. Required, unless `insecureIgnoreHostKey` is set.
    */
-  hostKey: pulumi.Input<string>;
+  hostKey?: pulumi.Input<string>;
+  /**
+   * Takes whoever answers for the host, instead of `hostKey`, for a host whose key cannot be known. Every preview warns of it.
+   * Defaults to false.
+   */
+  insecureIgnoreHostKey?: boolean;
   /** Private key to log in with, as the text of an OpenSSH or PEM file. Defaults to the keys of the running SSH agent. */
   privateKey?: pulumi.Input<string>;
+  /** Passphrase of `privateKey`, where it has one. */
+  privateKeyPassword?: pulumi.Input<string>;
+  /**
+   * Socket of the SSH agent, on each machine that deploys. Defaults to the one of SSH_AUTH_SOCK. It must answer even where
+   * there is a `privateKey`, which is then used alone.
+   */
+  agentSocketPath?: pulumi.Input<string>;
+  /** Host to jump from (OpenSSH's ProxyJump), which must be among the policy's `ssh` sources. Defaults to a direct connection. */
+  bastion?: BastionArgs;
   /**
    * Ports on which the host's sshd listens, to be kept open for the policy's `ssh` sources. Defaults to `port`; it differs where
    * a router forwards another port.
@@ -27,7 +42,35 @@ export interface HostArgs {
   sshPorts?: number[];
 }
 
-export const hostKeys = ["host", "port", "user", "hostKey", "privateKey", "sshPorts"] as const;
+/** How a bastion is reached over SSH. Its sshd must forward TCP connections; no command runs there. */
+export interface BastionArgs {
+  /** Name or address to dial. */
+  host: pulumi.Input<string>;
+  /** Port to dial. Defaults to 22. */
+  port?: number;
+  /** User to log in as. Defaults to `root`. */
+  user?: string;
+  /** The bastion's public key, as of a host. Required, unless `insecureIgnoreHostKey` is set. */
+  hostKey?: pulumi.Input<string>;
+  /** Takes whoever answers for the bastion, as of a host. Defaults to false. */
+  insecureIgnoreHostKey?: boolean;
+  /** Private key to log in with. Defaults to that of the host behind it. */
+  privateKey?: pulumi.Input<string>;
+  /** Passphrase of `privateKey`, where it has one. */
+  privateKeyPassword?: pulumi.Input<string>;
+}
+
+const bastionKeys = [
+  "host",
+  "port",
+  "user",
+  "hostKey",
+  "insecureIgnoreHostKey",
+  "privateKey",
+  "privateKeyPassword",
+] as const;
+
+export const hostKeys = [...bastionKeys, "agentSocketPath", "bastion", "sshPorts"] as const;
 
 /**
  * Reads a host below a name of its own; whatever is wrong with it is added to `faults`.
@@ -55,21 +98,15 @@ export function readHost(value: unknown, at: string, faults: Faults): number[] {
     );
     return [];
   }
-  const { host, port = 22, user, hostKey, privateKey, sshPorts } = value;
-  if (host === undefined) faults.add(join(at, "host"), "is missing; write the name or address to dial");
-  else if (isPlain(host) && !isHost(host)) {
-    faults.add(join(at, "host"), `${show(host)} is not a host name or address; write it without user and port`);
+  const { port = 22, agentSocketPath, bastion, sshPorts } = value;
+  checkEndpoint(value, at, faults);
+  if (agentSocketPath !== undefined && isPlain(agentSocketPath) && !isAbsolutePath(agentSocketPath)) {
+    faults.add(
+      join(at, "agentSocketPath"),
+      `${show(agentSocketPath)} is not the absolute path of a socket; write what echo $SSH_AUTH_SOCK prints`,
+    );
   }
-  if (user !== undefined && !(typeof user === "string" && /^[A-Za-z_][A-Za-z0-9_.@-]{0,63}$/.test(user))) {
-    faults.add(join(at, "user"), `${show(user)} is not a user name; use letters, digits and _ . @ -`);
-  }
-  if (hostKey === undefined) {
-    faults.add(join(at, "hostKey"), "is missing; write the line of the host's /etc/ssh/ssh_host_ed25519_key.pub");
-  } else if (isPlain(hostKey)) {
-    const problem = hostKeyProblem(hostKey);
-    if (problem) faults.add(join(at, "hostKey"), `${show(hostKey)} ${problem}`);
-  }
-  if (privateKey !== undefined && isPlain(privateKey)) checkPrivateKey(privateKey, join(at, "privateKey"), faults);
+  if (bastion !== undefined) checkBastion(bastion, join(at, "bastion"), faults);
   if (sshPorts === undefined) {
     const dialled = readSshPort(port, join(at, "port"), faults);
     return dialled === undefined ? [] : [dialled];
@@ -82,6 +119,44 @@ export function readHost(value: unknown, at: string, faults: Faults): number[] {
   return kept;
 }
 
+function checkBastion(value: unknown, at: string, faults: Faults): void {
+  if (!isRecord(value)) {
+    faults.add(
+      at,
+      `${show(value)} is not a map; write { host: 198.51.100.1, user: jump, hostKey: "ssh-ed25519 AAAA..." }`,
+    );
+    return;
+  }
+  faults.unknownKeys(value, bastionKeys, at);
+  checkEndpoint(value, at, faults);
+  readPort(value.port ?? 22, join(at, "port"), faults);
+}
+
+/** What a host and a bastion have in common, but for the port. */
+function checkEndpoint(value: Record<string, unknown>, at: string, faults: Faults): void {
+  const { host, user, hostKey, insecureIgnoreHostKey: ignore, privateKey, privateKeyPassword } = value;
+  if (host === undefined) faults.add(join(at, "host"), "is missing; write the name or address to dial");
+  else if (isPlain(host) && !isHost(host)) {
+    faults.add(join(at, "host"), `${show(host)} is not a host name or address; write it without user and port`);
+  }
+  if (user !== undefined && !(typeof user === "string" && /^[A-Za-z_][A-Za-z0-9_.@-]{0,63}$/.test(user))) {
+    faults.add(join(at, "user"), `${show(user)} is not a user name; use letters, digits and _ . @ -`);
+  }
+  if (ignore !== undefined && typeof ignore !== "boolean") {
+    faults.add(join(at, "insecureIgnoreHostKey"), `${show(ignore)} is neither true nor false`);
+  } else if (ignore && hostKey !== undefined) {
+    faults.add(join(at, "insecureIgnoreHostKey"), "stands beside a hostKey, which would not be checked; delete one");
+  }
+  if (hostKey === undefined) {
+    if (!ignore)
+      faults.add(join(at, "hostKey"), "is missing; write the line of the host's /etc/ssh/ssh_host_ed25519_key.pub");
+  } else if (isPlain(hostKey)) {
+    const problem = hostKeyProblem(hostKey);
+    if (problem) faults.add(join(at, "hostKey"), `${show(hostKey)} ${problem}`);
+  }
+  checkPrivateKey(privateKey, privateKeyPassword, join(at, "privateKey"), faults);
+}
+
 /** Adds a fault if rules with these SSH sources would lock out whoever dials the host. */
 export function checkReachable(host: unknown, ssh: Sources, at: string, faults: Faults): void {
   const family = typeof host === "string" ? isIP(host) : 0;
@@ -92,31 +167,6 @@ export function checkReachable(host: unknown, ssh: Sources, at: string, faults: 
   );
 }
 
-/** Never shows the value. */
-export function checkPrivateKey(value: unknown, path: string, faults: Faults): void {
-  const text = typeof value === "string" ? value.trim() : "";
-  if (/^-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----\r?\n/.test(text)) {
-    if (hasPassphrase(text)) {
-      faults.add(
-        path,
-        "is protected by a passphrase, and nobody could type it; use a key without one, or an SSH agent",
-      );
-    }
-    return;
-  }
-  faults.add(path, 'is not a private key; write the text of the key file, from "-----BEGIN" to the last line');
-}
-
-/** PEM says it in words (RFC 1421, PKCS #8), OpenSSH's own format by the name of the cipher that stands first in it. */
-function hasPassphrase(text: string): boolean {
-  if (/^-----BEGIN ENCRYPTED |^Proc-Type: 4,ENCRYPTED/m.test(text)) return true;
-  const bytes = Buffer.from(text.replace(/^-----.*$/gm, ""), "base64");
-  const magic = "openssh-key-v1\0";
-  if (bytes.toString("latin1", 0, magic.length) !== magic || bytes.length < magic.length + 8) return false;
-  const length = bytes.readUInt32BE(magic.length);
-  return bytes.toString("latin1", magic.length + 4, magic.length + 4 + length) !== "none";
-}
-
 function isHost(value: unknown): boolean {
   if (typeof value !== "string" || value.length > 253) return false;
   if (/(?:^|\.)\d+\.?$/.test(value)) return isIP(value) === 4; // no top-level domain is a number
@@ -124,6 +174,10 @@ function isHost(value: unknown): boolean {
   return (
     new RegExp(`^${label}(?:\\.${label})*\\.?$`).test(value) || (/^[0-9A-Fa-f:.]+$/.test(value) && isIP(value) === 6)
   );
+}
+
+function isAbsolutePath(value: unknown): boolean {
+  return typeof value === "string" && value.startsWith("/") && !/[^\x20-\x7e]/.test(value);
 }
 
 function hostKeyProblem(value: unknown): string | undefined {

@@ -1,12 +1,13 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 
-import { Command, type CommandArgs } from "@pulumi/command/remote/command";
+import { Command } from "@pulumi/command/remote/command";
 import * as pulumi from "@pulumi/pulumi";
 
 import { policyInputs, warn } from "../declared";
 import { Faults, report } from "../policy/faults";
 import { policyKeys, readPolicy, rules, type Policy, type PolicyArgs } from "../policy/policy";
+import { connection, connectionWarnings } from "./connection";
 import { checkReachable, hostKeys, readHost, type HostArgs } from "./hostArgs";
 import { rulesets } from "./ruleset";
 
@@ -30,26 +31,17 @@ export class HostFirewall extends pulumi.ComponentResource {
     super("mail-firewall:index:HostFirewall", name, { host: args.host, ...policyInputs(policy, opts) }, opts);
     warn(this, policy, opts);
 
-    // Nothing but known fields, and none that was not given: the provider prints unknown ones, and hides all of it in a diff.
-    const connection: CommandArgs["connection"] = {
-      host: args.host,
-      port: args.port ?? 22,
-      user: args.user ?? "root",
-      hostKey: args.hostKey,
-      ...(args.privateKey === undefined ? {} : { privateKey: args.privateKey }),
-      // Every attempt counts for whoever bans addresses after failed logins, and a wrong key is retried like a lost packet.
-      dialErrorLimit: 2,
-      perDialTimeout: 10,
-    };
-    const sudo = connection.user === "root" ? "" : "sudo -n ";
-    const script = `${sudo}${scriptPath}`;
-    const remote = { connection, addPreviousOutputInEnv: false, logging: "stderr" } as const;
+    for (const warning of connectionWarnings(name, args)) void pulumi.log.warn(warning, this);
+
+    const isRoot = (args.user ?? "root") === "root";
+    const script = `${isRoot ? "" : "sudo -n "}${scriptPath}`;
+    const remote = { connection: connection(args), addPreviousOutputInEnv: false, logging: "stderr" } as const;
 
     const install = new Command(
       `${name}-install`,
       {
         ...remote,
-        create: `${sudo}sh -c '${installScript}'`,
+        create: `${isRoot ? "" : asRoot}sh -c '${installScript}'`,
         delete: `${script} uninstall`,
         stdin: scriptText,
       },
@@ -87,6 +79,12 @@ export class HostFirewall extends pulumi.ComponentResource {
 }
 
 const scriptPath = "/usr/local/sbin/mail-firewall";
+
+// For the first command that needs root. sudo says "a password is required" whatever it misses; what is missing is said only
+// where even the smallest command fails.
+const asRoot =
+  `sh -c 'sudo -n "$@" || { c=$?; sudo -n sh -c : 2>/dev/null || echo "mail-firewall: $(id -un) needs sudo without a password; ` +
+  `add to sudoers (visudo): $(id -un) ALL=(root) NOPASSWD: /bin/sh, ${scriptPath}" >&2; exit $c; }' - `;
 
 // The last line proves that the script arrived whole; the rename, that nobody ever runs half of it.
 const installScript = [

@@ -2,7 +2,10 @@
  * The stand-in for the command provider, in process, against a tiny SSH server: what the integration tests rely on. The
  * texts are the real provider's, seen when both were run side by side.
  */
+import { execFileSync, spawn } from "node:child_process";
 import * as fs from "node:fs";
+import * as net from "node:net";
+import { tmpdir } from "node:os";
 import * as path from "node:path";
 import { PropertyDiff } from "@pulumi/pulumi/proto/provider_pb";
 import { Server, utils, type Connection } from "ssh2";
@@ -38,6 +41,15 @@ beforeAll(async () => {
       if (ctx.method === "publickey" && ctx.key.data.equals(authorized.getPublicSSH())) ctx.accept();
       else if (ctx.method === "password" && ctx.password === "right") ctx.accept();
       else ctx.reject(["publickey", "password"]);
+    });
+    peer.on("tcpip", (accept, reject, { destIP, destPort }) => {
+      const socket = net.connect(destPort, destIP);
+      socket.once("error", () => reject());
+      socket.once("connect", () => {
+        const stream = accept();
+        stream.pipe(socket).pipe(stream);
+        for (const end of [stream, socket]) end.on("error", () => undefined).on("close", () => socket.destroy());
+      });
     });
     peer.on("session", (accept) => {
       const session = accept();
@@ -386,5 +398,146 @@ describe("connection", () => {
     setTimeout(() => provider.cancel(), 300);
     await expect(result).rejects.toThrow("context canceled");
     expect(logged.slice(0, 2)).toEqual(["info Dial 1/inf failed: retrying", "info Dial 2/inf failed: retrying"]);
+  });
+});
+
+describe("private keys of ssh-keygen", () => {
+  let folder: string;
+  beforeAll(() => (folder = fs.mkdtempSync(path.join(tmpdir(), "keys-"))));
+  afterAll(() => fs.rmSync(folder, { recursive: true, force: true }));
+  const keygen = (passphrase: string, options: string): string => {
+    const file = path.join(folder, "key");
+    fs.rmSync(file, { force: true });
+    execFileSync("ssh-keygen", ["-q", "-N", passphrase, "-f", file, ...options.split(" ")]);
+    return fs.readFileSync(file, "utf8");
+  };
+
+  const locked = "ssh: this private key is passphrase protected";
+  const wrong = "x509: decryption password incorrect";
+  const notLocked = "ssh: not an encrypted key";
+  const unknown = (cipher: string) => `ssh: unknown cipher "${cipher}", only supports "aes256-ctr" or "aes256-cbc"`;
+  const unsupported = 'ssh: unsupported key type "ENCRYPTED PRIVATE KEY"';
+  // x/crypto v0.48.0 was asked the same: without a passphrase, with "hushed", with another. "" is a key that it takes.
+  it.each([
+    ["", "-t ed25519", "", "ssh: key is not password protected", "ssh: key is not password protected"],
+    ["hushed", "-t ed25519 -a 1", locked, "", wrong],
+    ["hushed", "-t ed25519 -a 1 -Z aes256-cbc", locked, "", wrong],
+    ["hushed", "-t ed25519 -a 1 -Z aes128-ctr", locked, unknown("aes128-ctr"), unknown("aes128-ctr")],
+    ["", "-t rsa -b 2048 -m PEM", "", notLocked, notLocked],
+    ["hushed", "-t rsa -b 2048 -m PEM", locked, "", wrong],
+    ["hushed", "-t ecdsa -m PEM", locked, "", wrong],
+    ["", "-t rsa -b 2048 -m PKCS8", "", notLocked, notLocked],
+    ["", "-t ecdsa -m PKCS8", "", notLocked, notLocked],
+    ["hushed", "-t rsa -b 2048 -m PKCS8", unsupported, notLocked, notLocked],
+  ])("with passphrase %j, %s", async (passphrase, options, without, right, other) => {
+    const privateKey = keygen(passphrase, options);
+    const cases = [
+      [undefined, without],
+      ["hushed", right],
+      ["other", other],
+    ] as const;
+    for (const [privateKeyPassword, expected] of cases) {
+      const more = { privateKey, ...(privateKeyPassword !== undefined && { privateKeyPassword }) };
+      await expect(create({ create: "c", connection: connection(more) })).rejects.toThrow(
+        expected === "" ? "ssh: unable to authenticate" : new Error(expected),
+      );
+    }
+  });
+  it("that are cut off are none", async () => {
+    const privateKey = keygen("", "-t ed25519").slice(0, -20);
+    await expect(create({ create: "c", connection: connection({ privateKey }) })).rejects.toThrow(
+      new Error("ssh: no key found"),
+    );
+  });
+});
+
+describe("an agent", () => {
+  const { SSH_AUTH_SOCK } = process.env;
+  let socket: string, end: () => void;
+  beforeAll(async () => {
+    const folder = fs.mkdtempSync(path.join(tmpdir(), "agent-"));
+    socket = path.join(folder, "socket");
+    const agent = spawn("ssh-agent", ["-D", "-a", socket], { stdio: "ignore" });
+    end = () => agent.kill();
+    while (!fs.existsSync(socket)) await new Promise((done) => setTimeout(done, 20));
+    execFileSync("ssh-add", ["-q", "-"], {
+      input: userKey.private,
+      stdio: ["pipe", "ignore", "ignore"],
+      env: { ...process.env, SSH_AUTH_SOCK: socket },
+    });
+  });
+  afterAll(() => end());
+  afterEach(() => {
+    if (SSH_AUTH_SOCK === undefined) delete process.env.SSH_AUTH_SOCK;
+    else process.env.SSH_AUTH_SOCK = SSH_AUTH_SOCK;
+  });
+  const logIn = (more: Props) => create({ create: "c", connection: connection({ privateKey: undefined, ...more }) });
+
+  it("logs in, at the socket that is given, or at that of the environment", async () => {
+    process.env.SSH_AUTH_SOCK = "/nowhere";
+    await logIn({ agentSocketPath: socket });
+    process.env.SSH_AUTH_SOCK = socket;
+    await logIn({});
+    expect(ran).toHaveLength(2);
+  });
+  it("is none where the environment's is empty", async () => {
+    process.env.SSH_AUTH_SOCK = "";
+    await expect(logIn({})).rejects.toThrow("attempted methods [none], no supported methods remain");
+  });
+  it("must be there even beside a key, and is then not asked", async () => {
+    process.env.SSH_AUTH_SOCK = "/nowhere";
+    await expect(create({ create: "c" })).rejects.toThrow(
+      new Error("dial unix /nowhere: connect: no such file or directory"),
+    );
+    process.env.SSH_AUTH_SOCK = socket;
+    await expect(logIn({ privateKey: otherKey.private })).rejects.toThrow("attempted methods [none publickey]");
+  });
+});
+
+describe("proxy", () => {
+  const through = (proxy: Props, more: Props = {}) =>
+    create({ create: "c", connection: connection({ ...more, proxy: connection(proxy) }) });
+  const failure = (limit: number, text: string) => new Error(`proxy: after ${limit} failed attempts: ${text}`);
+
+  it("forwards, over a connection and a log-in of its own", async () => {
+    await through({ privateKey: undefined, password: "right" });
+    expect(ran.map(({ command }) => command)).toEqual(["c"]);
+    expect(dials).toBe(2);
+  });
+  it("is pinned by its own host key, and retried by its own limit", async () => {
+    await expect(through({ hostKey: otherKey.public, dialErrorLimit: 1 })).rejects.toThrow(
+      failure(1, "ssh: handshake failed: ssh: host key mismatch"),
+    );
+    expect(dials).toBe(2);
+    expect(logged).toEqual(["info Dial proxy 1/1 failed: retrying"]);
+  });
+  it("that cannot be logged in to, or read, or dialled", async () => {
+    await expect(through({ privateKey: otherKey.private })).rejects.toThrow(
+      failure(
+        0,
+        "ssh: handshake failed: ssh: unable to authenticate, attempted methods [none publickey], no supported methods remain",
+      ),
+    );
+    await expect(through({ privateKeyPassword: "x" })).rejects.toThrow(
+      new Error("proxy: ssh: key is not password protected"),
+    );
+    await expect(through({ agentSocketPath: "/nowhere" })).rejects.toThrow(
+      new Error("proxy: dial unix /nowhere: connect: no such file or directory"),
+    );
+    await expect(through({ port: 1 })).rejects.toThrow(failure(0, "dial tcp 127.0.0.1:1: connect: connection refused"));
+  });
+  it("that cannot reach the host", async () => {
+    await expect(through({}, { port: 1, dialErrorLimit: 1 })).rejects.toThrow(
+      /^proxy: after 1 failed attempts: ssh: rejected: /,
+    );
+    expect(logged).toEqual(["info Dial from proxy 1/1 failed: retrying"]);
+  });
+  it("before a host with another key: only without retries does the error tell", async () => {
+    await expect(through({}, { hostKey: otherKey.public })).rejects.toThrow(
+      failure(0, "ssh: handshake failed: ssh: host key mismatch"),
+    );
+    await expect(through({}, { hostKey: otherKey.public, dialErrorLimit: 1 })).rejects.toThrow(
+      failure(1, "ssh: handshake failed: EOF"),
+    );
   });
 });

@@ -326,13 +326,19 @@ describe("HostFirewall", () => {
 
   // The texts are part of users' state: a new one makes every host's command run again.
   test.each([
-    ["root", ""],
-    ["admin", "sudo -n "],
-  ])("runs exactly these commands as %s", async (user, sudo) => {
+    ["root", "", ""],
+    [
+      "admin",
+      "sudo -n ",
+      `sh -c 'sudo -n "$@" || { c=$?; sudo -n sh -c : 2>/dev/null || ` +
+        'echo "mail-firewall: $(id -un) needs sudo without a password; add to sudoers (visudo): ' +
+        `$(id -un) ALL=(root) NOPASSWD: /bin/sh, /usr/local/sbin/mail-firewall" >&2; exit $c; }' - `,
+    ],
+  ])("runs exactly these commands as %s", async (user, sudo, first) => {
     const { resources } = await run(() => new HostFirewall("mx1", { ...policy, ...mx1, user }));
     expect(inputsOf(resources, "HostFirewall > Command mx1-install")).toMatchObject({
       create:
-        `${sudo}sh -c 'set -e; umask 077; f=/usr/local/sbin/mail-firewall; cat >$f.new; ` +
+        `${first}sh -c 'set -e; umask 077; f=/usr/local/sbin/mail-firewall; cat >$f.new; ` +
         'test "$(tail -n 1 $f.new)" = "# end of mail-firewall" || { rm -f $f.new; exit 1; }; ' +
         "chown root:root $f.new; chmod 0744 $f.new; mv -f $f.new $f'",
       delete: `${sudo}/usr/local/sbin/mail-firewall uninstall`,
@@ -348,6 +354,86 @@ describe("HostFirewall", () => {
     expect(inputsOf(resources, "HostFirewall > Command mx1-reconfirm")).toMatchObject({
       create: `${sudo}/usr/local/sbin/mail-firewall confirm --again`,
       stdin: "confirmed",
+    });
+  });
+});
+
+describe("ways to log in", () => {
+  const loginsOf = (resources: Seen[], name: string) => {
+    const open = (value: unknown): unknown => {
+      const inner = plain(value);
+      if (typeof inner !== "object" || inner === null) return inner;
+      return Object.fromEntries(Object.entries(inner).map(([key, field]) => [key, open(field)]));
+    };
+    return open(inputsOf(resources, `HostFirewall > Command ${name}-apply`).connection) as Record<string, unknown>;
+  };
+
+  test("a host that has none of its own gets the stack's, each key with its passphrase, and so does its bastion", async () => {
+    const own = privateKey.replace("b3Bl", "b3Bm");
+    const bastion = { host: "jump", hostKey };
+    const { resources } = await run(
+      () =>
+        new MailFirewall("mail", {
+          ...policy,
+          hosts: { mx1: { ...mx1, bastion }, mx2: { ...mx1, host: "mx2", privateKey: own, bastion } },
+          sshPrivateKey: pulumi.secret(privateKey),
+          sshPrivateKeyPassword: pulumi.secret("hush"),
+        }),
+    );
+    const common = { user: "root", port: 22, hostKey, perDialTimeout: 10 };
+    const logIn = { privateKey, privateKeyPassword: "hush" };
+    expect(loginsOf(resources, "mail-mx1")).toEqual({
+      ...{ ...common, ...logIn, host: "198.51.100.10", dialErrorLimit: 0 },
+      proxy: { ...common, ...logIn, host: "jump", dialErrorLimit: 2 },
+    });
+    expect(loginsOf(resources, "mail-mx2")).toEqual({
+      ...{ ...common, privateKey: own, host: "mx2", dialErrorLimit: 0 },
+      proxy: { ...common, privateKey: own, host: "jump", dialErrorLimit: 2 },
+    });
+  });
+
+  test("a bastion's own key is not opened with the host's passphrase, and its agent is the host's", async () => {
+    const { resources } = await run(
+      () =>
+        new HostFirewall("mx1", {
+          ...{ ...policy, ...mx1, agentSocketPath: "/run/agent" },
+          ...{ privateKey: pulumi.secret(privateKey), privateKeyPassword: pulumi.secret("hush") },
+          bastion: { host: "jump", port: 2222, user: "jump", insecureIgnoreHostKey: true, privateKey },
+        }),
+    );
+    expect(loginsOf(resources, "mx1").proxy).toEqual({
+      ...{ host: "jump", port: 2222, user: "jump", privateKey, agentSocketPath: "/run/agent" },
+      ...{ dialErrorLimit: 2, perDialTimeout: 10 },
+    });
+    expect(loginsOf(resources, "mx1")).toMatchObject({ agentSocketPath: "/run/agent", privateKeyPassword: "hush" });
+  });
+
+  test("a host key that is not checked is warned of, by the host's name and address", async () => {
+    const unknown = { host: mx1.host, insecureIgnoreHostKey: true };
+    const end = "is not checked (insecureIgnoreHostKey): whoever answers in its place is taken for it";
+    const { warned } = await run(() => {
+      const firewall = new MailFirewall("mail", { ...policy, hosts: { mx1: unknown } });
+      firewall.addHost("mx2", { ...mx1, bastion: { ...unknown, host: pulumi.output("jump") } });
+      firewall.addHost("mx3", { ...mx1, insecureIgnoreHostKey: false });
+    });
+    expect(warned).toEqual([
+      `mail-mx1: the host key of 198.51.100.10 ${end}`,
+      `mail-mx2: the host key of its bastion (an address that is not known yet) ${end}`,
+    ]);
+  });
+
+  test("in code a key may stand at the host and at its bastion, and is checked there", async () => {
+    await run(() => {
+      const create = () =>
+        new HostFirewall("x", {
+          ...{ ...policy, ...mx1, privateKeyPassword: "hush" },
+          bastion: { host: "jump", hostKey, privateKey, privateKeyPassword: "hush" },
+        });
+      expect(create).toThrow(
+        "2 faults; nothing was touched\n" +
+          "  privateKeyPassword: is there without its key; add that, or delete it\n" +
+          "  bastion.privateKeyPassword: is given, but the key is not protected by one; delete it",
+      );
     });
   });
 });

@@ -1,24 +1,24 @@
-import { generateKeyPairSync } from "node:crypto";
+import { createPrivateKey, generateKeyPairSync } from "node:crypto";
 
 import { RunError } from "@pulumi/pulumi";
 
-import { readConfig } from "../../stacks/config";
+import { readConfig, type SshAgent } from "../../stacks/config";
 import { good, hostKey, mx1, wrongConfigs } from "./wrongConfigs";
 
 interface Situation {
   secretKeys?: string[];
-  sshAgent?: boolean;
+  sshAgent?: SshAgent;
 }
 
 /** As Pulumi hands it over: structured values as JSON, scalars as text. */
-function read(config: Record<string, unknown>, { secretKeys = [], sshAgent = true }: Situation = {}) {
+function read(config: Record<string, unknown>, { secretKeys = [], sshAgent = "ready" }: Situation = {}) {
   const values = Object.fromEntries(
     Object.entries(config).map(([key, value]) => [
       key.includes(":") ? key : `mail-firewall:${key}`,
       typeof value === "string" ? value : JSON.stringify(value),
     ]),
   );
-  return readConfig({ values, secretKeys, sshAgent });
+  return readConfig({ values, secretKeys, sshAgent: () => sshAgent });
 }
 
 function faults(config: Record<string, unknown>, situation?: Situation): string[] {
@@ -59,6 +59,17 @@ test.each<[string, Record<string, unknown>]>([
   ["hosts alone", { ssh: "public", hosts: { mx1 } }],
   ["a VPC alone", { ssh: "closed", aws: { vpcId: "vpc-0abc" } }],
   ["what Pulumi.yaml's defaults add", { ...good, services: {}, ports: {} }],
+  [
+    "one private address behind two bastions",
+    { ...good, hosts: { a: { ...mx1, bastion: mx1 }, b: { ...mx1, bastion: { ...mx1, host: "jump.example.org" } } } },
+  ],
+  [
+    "hosts and bastions whose keys cannot be known",
+    {
+      ...good,
+      hosts: { mx1: { ...mx1, bastion: { host: "jump", port: 443, user: "jump", insecureIgnoreHostKey: true } } },
+    },
+  ],
   [
     "a host by name, over IPv6, with a comment behind its key",
     {
@@ -129,6 +140,16 @@ describe.each(hostile)("refuses the hostile string %j as", (text) => {
       { ...good, hosts: { mx1: { ...mx1, hostKey: `ssh-ed25519 ${text}` } } },
       /^hosts\.mx1\.hostKey: ".*" is /,
     ],
+    [
+      "a bastion",
+      { ...good, hosts: { mx1: { ...mx1, bastion: { host: text, hostKey } } } },
+      /^hosts\.mx1\.bastion\.host: ".*" is not a host name or address; /,
+    ],
+    [
+      "an agent's socket",
+      { ...good, hosts: { mx1: { ...mx1, agentSocketPath: text } } },
+      /^hosts\.mx1\.agentSocketPath: ".*" is not the absolute path of a socket; /,
+    ],
     ["a VPC", { ...good, aws: { vpcId: text } }, /^aws\.vpcId: ".*" is not the id of a VPC; /],
     ["a key of the config", { ...good, [text]: {} }, /^\[".*"\]: unknown key; /],
   ])("%s", (_, config, expected) => {
@@ -140,22 +161,29 @@ describe.each(hostile)("refuses the hostile string %j as", (text) => {
 });
 
 describe("secrets", () => {
-  /** The beginning of a key in OpenSSH's own format (PROTOCOL.key). */
-  const openSsh = (cipher: string) => {
-    const length = Buffer.alloc(4);
-    length.writeUInt32BE(cipher.length);
-    const body = Buffer.concat([Buffer.from("openssh-key-v1\0"), length, Buffer.from(`${cipher}    bcrypt`)]);
-    return `-----BEGIN OPENSSH PRIVATE KEY-----\n${body.toString("base64")}\n-----END OPENSSH PRIVATE KEY-----\n`;
-  };
-  const { privateKey: encrypted } = generateKeyPairSync("ed25519", {
-    publicKeyEncoding: { type: "spki", format: "pem" },
-    privateKeyEncoding: { type: "pkcs8", format: "pem", cipher: "aes-256-cbc", passphrase: "x" },
-  });
   const pem = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAAA\n-----END OPENSSH PRIVATE KEY-----\n";
+
+  const { privateKey: locked } = generateKeyPairSync("rsa", {
+    modulusLength: 1024,
+    publicKeyEncoding: { type: "spki", format: "pem" },
+    privateKeyEncoding: { type: "pkcs1", format: "pem", cipher: "aes-128-cbc", passphrase: "hush" },
+  });
+
+  test("a key with its passphrase is taken, also one that looks like a number", () => {
+    const secretKeys = ["mail-firewall:sshPrivateKey", "mail-firewall:sshPrivateKeyPassword"];
+    expect(faults({ ...good, sshPrivateKey: locked, sshPrivateKeyPassword: "hush" }, { secretKeys })).toEqual([]);
+    const number = createPrivateKey({ key: locked, passphrase: "hush" }).export({
+      type: "pkcs1",
+      format: "pem",
+      cipher: "aes-128-cbc",
+      passphrase: "123",
+    });
+    expect(faults({ ...good, sshPrivateKey: number, sshPrivateKeyPassword: "123" }, { secretKeys })).toEqual([]);
+  });
 
   test("an encrypted key is taken", () => {
     expect(
-      faults({ ...good, sshPrivateKey: pem }, { secretKeys: ["mail-firewall:sshPrivateKey"], sshAgent: false }),
+      faults({ ...good, sshPrivateKey: pem }, { secretKeys: ["mail-firewall:sshPrivateKey"], sshAgent: "none" }),
     ).toEqual([]);
   });
 
@@ -175,23 +203,50 @@ describe("secrets", () => {
     [
       "hosts that nobody can log in to",
       good,
-      { sshAgent: false },
+      { sshAgent: "none" },
       "sshPrivateKey: is missing, and no SSH agent runs (SSH_AUTH_SOCK): start one, or pulumi config set --secret sshPrivateKey <KEYFILE",
     ],
     [
-      "a key with a passphrase",
-      {
-        ...good,
-        sshPrivateKey: encrypted,
-      },
-      { secretKeys: ["mail-firewall:sshPrivateKey"] },
-      "sshPrivateKey: is protected by a passphrase, and nobody could type it; use a key without one, or an SSH agent",
+      "an SSH agent that is gone, even with a key",
+      { ...good, sshPrivateKey: pem },
+      { secretKeys: ["mail-firewall:sshPrivateKey"], sshAgent: "silent" },
+      "  SSH_AUTH_SOCK: no SSH agent answers there; start one, or unset it",
     ],
     [
-      "an OpenSSH key with a passphrase",
-      { ...good, sshPrivateKey: openSsh("aes256-ctr") },
+      "a host's own SSH agent that is gone",
+      { ...good, hosts: { mx1: { ...mx1, agentSocketPath: "/run/agent" } } },
+      { sshAgent: "silent" },
+      "hosts.mx1.agentSocketPath: no SSH agent answers there; start one, or delete it",
+    ],
+    [
+      "an SSH agent without keys",
+      good,
+      { sshAgent: "empty" },
+      "sshPrivateKey: is missing, and the SSH agent has no key: add one, or pulumi config set --secret sshPrivateKey <KEYFILE",
+    ],
+    [
+      "a key with a passphrase that nobody gave",
+      { ...good, sshPrivateKey: locked },
       { secretKeys: ["mail-firewall:sshPrivateKey"] },
-      "sshPrivateKey: is protected by a passphrase, and nobody could type it; use a key without one, or an SSH agent",
+      "sshPrivateKey: is protected by a passphrase; give that as sshPrivateKeyPassword, or use an SSH agent",
+    ],
+    [
+      "a passphrase in plain text",
+      { ...good, sshPrivateKey: locked, sshPrivateKeyPassword: "hush" },
+      { secretKeys: ["mail-firewall:sshPrivateKey"] },
+      "sshPrivateKeyPassword: is stored in plain text; store it with pulumi config set --secret sshPrivateKeyPassword",
+    ],
+    [
+      "a wrong passphrase",
+      { ...good, sshPrivateKey: locked, sshPrivateKeyPassword: "hush!" },
+      { secretKeys: ["mail-firewall:sshPrivateKey", "mail-firewall:sshPrivateKeyPassword"] },
+      "sshPrivateKeyPassword: is not the passphrase of the key; ssh-keygen -y -f KEYFILE tells whether it is",
+    ],
+    [
+      "a passphrase without its key",
+      { ...good, sshPrivateKeyPassword: "hush" },
+      { secretKeys: ["mail-firewall:sshPrivateKeyPassword"] },
+      "sshPrivateKeyPassword: is there without its key; add that, or delete it",
     ],
     [
       "a private key for a host key",
@@ -203,13 +258,13 @@ describe("secrets", () => {
       "a wrong value that is encrypted",
       { ...good, services: { hush: "public" } },
       { secretKeys: ["mail-firewall:services"] },
-      "services: is encrypted, but previews show it; store it in plain: only sshPrivateKey is a secret",
+      "services: is encrypted, but previews show it; store it in plain: secrets are only sshPrivateKey and its password",
     ],
     [
       "encrypted sources",
       good,
       { secretKeys: ["mail-firewall:ssh"] },
-      "ssh: is encrypted, but previews show it; store it in plain: only sshPrivateKey is a secret",
+      "ssh: is encrypted, but previews show it; store it in plain: secrets are only sshPrivateKey and its password",
     ],
   ])("refuses %s, without showing it", (_, config, situation, expected) => {
     expect(faults(config, situation)).toEqual([expected]);

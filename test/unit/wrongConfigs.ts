@@ -48,7 +48,7 @@ export const wrongConfigs: [string, Record<string, unknown>, string[]][] = [
   [
     "an unknown key",
     { ...good, firewall: {} },
-    ["firewall: unknown key; known are services, ssh, ports, hosts, sshPrivateKey, aws"],
+    ["firewall: unknown key; known are services, ssh, ports, hosts, sshPrivateKey, sshPrivateKeyPassword, aws"],
   ],
   [
     "services as a list",
@@ -387,6 +387,107 @@ export const wrongConfigs: [string, Record<string, unknown>, string[]][] = [
     ["hosts.mx1.privateKey: has no place here; store it with pulumi config set --secret sshPrivateKey <KEYFILE"],
   ],
   [
+    "a passphrase among the hosts",
+    { ...good, hosts: { mx1: { ...mx1, privateKeyPassword: "x" } } },
+    ["hosts.mx1.privateKeyPassword: has no place here; store it with pulumi config set --secret sshPrivateKeyPassword"],
+  ],
+  [
+    "a host key that is not checked",
+    { ...good, hosts: { mx1: { ...mx1, insecureIgnoreHostKey: true } } },
+    ["hosts.mx1.insecureIgnoreHostKey: stands beside a hostKey, which would not be checked; delete one"],
+  ],
+  [
+    "a word for a switch",
+    { ...good, hosts: { mx1: { host: mx1.host, insecureIgnoreHostKey: "yes" } } },
+    ['hosts.mx1.insecureIgnoreHostKey: "yes" is neither true nor false'],
+  ],
+  [
+    "neither a host key nor a way without",
+    { ...good, hosts: { mx1: { host: mx1.host, insecureIgnoreHostKey: false } } },
+    ["hosts.mx1.hostKey: is missing; write the line of the host's /etc/ssh/ssh_host_ed25519_key.pub"],
+  ],
+  [
+    "a relative path of an agent's socket",
+    { ...good, hosts: { mx1: { ...mx1, agentSocketPath: "agent.sock" } } },
+    [
+      'hosts.mx1.agentSocketPath: "agent.sock" is not the absolute path of a socket; write what echo $SSH_AUTH_SOCK prints',
+    ],
+  ],
+  [
+    "an address for a bastion",
+    { ...good, hosts: { mx1: { ...mx1, bastion: "198.51.100.1" } } },
+    [
+      'hosts.mx1.bastion: "198.51.100.1" is not a map; write { host: 198.51.100.1, user: jump, hostKey: "ssh-ed25519 AAAA..." }',
+    ],
+  ],
+  [
+    "a bastion without anything",
+    { ...good, hosts: { mx1: { ...mx1, bastion: {} } } },
+    [
+      "hosts.mx1.bastion.host: is missing; write the name or address to dial",
+      "hosts.mx1.bastion.hostKey: is missing; write the line of the host's /etc/ssh/ssh_host_ed25519_key.pub",
+    ],
+  ],
+  [
+    "misspelled keys of a bastion",
+    {
+      ...good,
+      hosts: { mx1: { ...mx1, bastion: { ...mx1, usr: "jump", hostkey: hostKey, proxyJump: "x", sshPorts: [22] } } },
+    },
+    [
+      'hosts.mx1.bastion.usr: unknown key; did you mean "user"?',
+      'hosts.mx1.bastion.hostkey: unknown key; did you mean "hostKey"?',
+      ...["proxyJump", "sshPorts"].map(
+        (key) =>
+          `hosts.mx1.bastion.${key}: unknown key; known are host, port, user, hostKey, insecureIgnoreHostKey, privateKey, privateKeyPassword`,
+      ),
+    ],
+  ],
+  [
+    "a misspelled bastion",
+    { ...good, hosts: { mx1: { ...mx1, basion: mx1 } } },
+    ['hosts.mx1.basion: unknown key; did you mean "bastion"?'],
+  ],
+  [
+    "a bastion with its user and a port that is none",
+    { ...good, hosts: { mx1: { ...mx1, bastion: { ...mx1, host: "jump@198.51.100.1", port: 0, user: 1 } } } },
+    [
+      'hosts.mx1.bastion.host: "jump@198.51.100.1" is not a host name or address; write it without user and port',
+      "hosts.mx1.bastion.user: 1 is not a user name; use letters, digits and _ . @ -",
+      "hosts.mx1.bastion.port: 0 is not a port; write a whole number from 1 to 65535",
+    ],
+  ],
+  [
+    "a key and a passphrase of a bastion",
+    { ...good, hosts: { mx1: { ...mx1, bastion: { ...mx1, privateKey: "x", privateKeyPassword: "y" } } } },
+    [
+      "hosts.mx1.bastion.privateKey: has no place here; store it with pulumi config set --secret sshPrivateKey <KEYFILE",
+      "hosts.mx1.bastion.privateKeyPassword: has no place here; store it with pulumi config set --secret sshPrivateKeyPassword",
+    ],
+  ],
+  [
+    "a known_hosts line of a bastion",
+    { ...good, hosts: { mx1: { ...mx1, bastion: { ...mx1, hostKey: `jump ${hostKey}` } } } },
+    [
+      'hosts.mx1.bastion.hostKey: "jump ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHyrmZFHMFmhYYI... is a line of known_hosts; delete the host at its beginning',
+    ],
+  ],
+  [
+    "a bastion whose key is not checked, though it is known",
+    { ...good, hosts: { mx1: { ...mx1, bastion: { ...mx1, insecureIgnoreHostKey: true } } } },
+    ["hosts.mx1.bastion.insecureIgnoreHostKey: stands beside a hostKey, which would not be checked; delete one"],
+  ],
+  [
+    "SSH sources of another family than the host's own address, behind a bastion",
+    { ...good, ssh: ["fd12::/48"], hosts: { mx1: { ...mx1, bastion: { ...mx1, host: "fd12::1" } } } },
+    ['hosts.mx1.host: "198.51.100.10" is dialled over IPv4, and "ssh" names no IPv4 network; add yours'],
+  ],
+  [
+    "one host under two names behind one bastion",
+    { ...good, hosts: { mx1: { ...mx1, bastion: mx1 }, mx2: { ...mx1, bastion: mx1 } } },
+    ['hosts.mx2.host: "198.51.100.10" is also mx1; delete one'],
+  ],
+  [
     "aws as a word",
     { ...good, aws: "vpc-0abc" },
     ['aws: "vpc-0abc" is not a map; write { vpcId: vpc-0123456789abcdef0 }'],
@@ -421,7 +522,7 @@ export const wrongConfigs: [string, Record<string, unknown>, string[]][] = [
     "everything at once",
     { ssh: ["x"], services: { imaps: [] }, hosts: { mx1: {} }, aws: {}, tags: {} },
     [
-      "tags: unknown key; known are services, ssh, ports, hosts, sshPrivateKey, aws",
+      "tags: unknown key; known are services, ssh, ports, hosts, sshPrivateKey, sshPrivateKeyPassword, aws",
       "hosts.mx1.host: is missing; write the name or address to dial",
       "hosts.mx1.hostKey: is missing; write the line of the host's /etc/ssh/ssh_host_ed25519_key.pub",
       'services.imaps: is an empty list; write who may reach it, or "closed" for nobody',

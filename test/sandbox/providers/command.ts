@@ -458,21 +458,35 @@ function handshake(sock: Duplex, { username, methods, hostKey }: Login): Promise
   });
 }
 
-/** ssh.ParsePrivateKey and ParsePrivateKeyWithPassphrase. PKCS#8 keys are beyond ssh2, PuTTY's beyond Go. */
+/** ssh.ParsePrivateKey and ParsePrivateKeyWithPassphrase. Ed25519 keys in PKCS#8 are beyond ssh2, PuTTY's beyond Go. */
 function parsePrivateKey(pem: string, passphrase: string | undefined): SSH.ParsedKey {
   const { parseKey } = ssh2().utils;
-  if (!/-----BEGIN [A-Z ]*PRIVATE KEY-----/.test(pem)) throw new Error("ssh: no key found");
-  const plain = parseKey(pem);
+  const [, type, body = ""] = /-----BEGIN ([A-Z ]*)-----\r?\n([\s\S]*?)-----END \1-----/.exec(pem) ?? [];
+  if (type === undefined) throw new Error("ssh: no key found");
+  const openSsh = type === "OPENSSH PRIVATE KEY";
+  if (passphrase !== undefined && !openSsh && !body.includes("ENCRYPTED")) throw new Error("ssh: not an encrypted key");
+  if (type === "ENCRYPTED PRIVATE KEY") throw new Error(`ssh: unsupported key type "${type}"`);
+  const plain = parseKey(type === "PRIVATE KEY" ? traditional(pem) : pem);
   if (passphrase === undefined) {
     if (!(plain instanceof Error)) return plain;
     const locked = plain.message.includes("passphrase");
     throw new Error(`ssh: ${locked ? "this private key is passphrase protected" : plain.message}`);
   }
-  if (!(plain instanceof Error))
-    throw new Error(`ssh: ${pem.includes("OPENSSH") ? "key is not password protected" : "not an encrypted key"}`);
+  if (!(plain instanceof Error)) throw new Error("ssh: key is not password protected");
+  const bytes = Buffer.from(body, "base64");
+  const name = openSsh ? bytes.toString("latin1", 19, 19 + bytes.readUInt32BE(15)) : "";
+  if (openSsh && name !== "aes256-ctr" && name !== "aes256-cbc")
+    throw new Error(`ssh: unknown cipher "${name}", only supports "aes256-ctr" or "aes256-cbc"`);
   const key = parseKey(pem, passphrase);
   if (key instanceof Error) throw new Error("x509: decryption password incorrect");
   return key;
+}
+
+/** PKCS#8 as the older forms, which ssh2 reads. */
+function traditional(pem: string): string {
+  const key = crypto.createPrivateKey(pem);
+  const type = ({ rsa: "pkcs1", ec: "sec1" } as const)[key.asymmetricKeyType as string];
+  return type ? (key.export({ type, format: "pem" }) as string) : pem;
 }
 
 /** ssh.ParseAuthorizedKey: the first line that holds a key, after options or not (so a known_hosts line will do, too). */
@@ -541,6 +555,7 @@ const setenv = (session: Session, key: string, value: string): Promise<boolean> 
   request(session, (to, id) => to.env(id, key, value, true));
 
 const MAX_LINE = 64 * 1024; // bufio.MaxScanTokenSize
+const WINDOW = 2 ** 21; // OpenSSH's, channels.h CHAN_SES_WINDOW_DEFAULT
 const TOO_LONG = "the real command provider hangs for ever on a line of output over 64 KiB, unless `logging` is none";
 
 async function execute(session: Session, command: string, args: Command, log: (line: string) => void): Promise<Output> {
@@ -566,8 +581,10 @@ async function execute(session: Session, command: string, args: Command, log: (l
       end = code === 0 ? "" : `Process exited with status ${status}${name ? ` from signal ${name}` : ""}`;
       if (reason) end += `. Reason was: ${reason}`;
     });
-    // A command that ended well, before it took all of a stdin larger than SSH's window, fails for that.
-    session.once("close", () => resolve(end === "" && !session.writableFinished ? "EOF" : end));
+    // A command that ended well, before it took all of a stdin larger than SSH's window, fails for that. The real one has
+    // sent a smaller one long before; here the news that the command runs may come together with that of its end.
+    const unsent = () => Buffer.byteLength(args.stdin ?? "") > WINDOW && !session.writableFinished;
+    session.once("close", () => resolve(end === "" && unsent() ? "EOF" : end));
   });
   ended.catch(() => undefined); // it may fail before it is waited for
   session.allowHalfOpen = true;
