@@ -96,7 +96,7 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
     ["half of IPv6", example.slice(0, -40), "the IPv6 rules arrived incomplete"],
     [
       "IPv4 rules that the kernel refuses",
-      example.replace("-A MAILFW-IN -j DROP", "-A MAILFW-IN -j NOSUCH"),
+      example.replace("-A MAILFW-OPEN -j DROP", "-A MAILFW-OPEN -j NOSUCH"),
       "the kernel refused the IPv4 rules",
     ],
     [
@@ -123,7 +123,7 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
   test("IPv6 rules that the kernel refuses: the IPv4 rules go back, on a fresh host and on one with rules", async () => {
     const broken = example
       .replace("--icmpv6-type 128 -j ACCEPT", "--icmpv6-type 128 -j NOSUCH")
-      .replaceAll("dport 465", "dport 466");
+      .replaceAll("dstport 465", "dstport 466");
     for (const start of [undefined, textOf({ ssh: ["public"] })]) {
       if (start) expect(await apply(start)).toMatchObject({ code: 0 });
       const before = await filters();
@@ -137,12 +137,12 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
 
   test("rules that come back otherwise than they were sent: both families go back", async () => {
     const before = await filters();
-    const run = await apply(example.replace("--dport 465", "--dport urd"));
+    const run = await apply(example.replace("--ctorigdstport 465", "--ctorigdstport urd"));
     expect(run).toMatchObject({
       code: 1,
       stderr: expect.stringContaining("the kernel holds other rules than were sent") as string,
     });
-    expect(run.stderr).toContain("-A MAILFW-IN -p tcp -m tcp --dport 465");
+    expect(run.stderr).toContain("-A MAILFW-OPEN -p tcp -m conntrack --ctorigdstport 465");
     expect(await filters()).toEqual(before);
   });
 
@@ -163,7 +163,7 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
   });
 
   test("a chain of ours that the new rules do not have goes, and comes back if they are refused", async () => {
-    const older = example.replaceAll(":MAILFW-OUT - [0:0]", ":MAILFW-OLD - [0:0]\n:MAILFW-OUT - [0:0]");
+    const older = example.replaceAll(":MAILFW-OPEN - [0:0]", ":MAILFW-OLD - [0:0]\n:MAILFW-OPEN - [0:0]");
     expect(await apply(older)).toMatchObject({ code: 0 });
     expect(await apply(example.replace("--icmpv6-type 128 -j ACCEPT", "--icmpv6-type 128 -j NOSUCH"))).toMatchObject({
       code: 1,
