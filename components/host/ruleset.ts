@@ -55,14 +55,14 @@ export function ruleset(rules: readonly Rule[], family: Family, owner: string): 
   ];
   // What this gives back, the rules of others still decide about: Docker's own, and bans in DOCKER-USER.
   const forwarded = [
-    "-m conntrack ! --ctstate DNAT -j RETURN",
     "-m conntrack --ctstate RELATED,ESTABLISHED -j RETURN",
-    // Containers may reach each other through the host's address. Docker names its bridges so, unless it is told otherwise.
-    "-i docker+ -j RETURN",
-    "-i br-+ -j RETURN",
+    // What containers begin themselves, also with each other through the host's address.
+    ...bridges.map((bridge) => `-i ${bridge} -j RETURN`),
     // Whose sshd it is does not matter: a source is let in to a port of the host.
     ...ssh.map((rule) => giveBack(rule)),
-    `-j ${chains.open}`,
+    `-m conntrack --ctstate DNAT -j ${chains.open}`,
+    // Without Docker's NAT: in its mode `routed`, and from a neighbour who has a route to the container's address.
+    ...bridges.map((bridge) => `-o ${bridge} -j ${chains.open}`),
   ];
   const open = [
     ...services.map((rule) => giveBack(rule)),
@@ -95,6 +95,9 @@ export function rulesets(rules: readonly Rule[], owner: string): string {
 function mark(owner: string): string {
   return owner.split("/").map(encodeURIComponent).join("/");
 }
+
+/** Docker's bridges, as it names them itself: docker0, docker_gwbridge, br-0123456789ab; mailcow's is br-mailcow. */
+const bridges = ["docker+", "br-+"];
 
 // A DHCP server may answer by broadcast, or to a client whose rebinding request went to everyone (RFC 2131 §4.4.5).
 const link4 = ["-p udp -m udp --sport 67 --dport 68 -j ACCEPT"];

@@ -5,7 +5,7 @@ import { rulesets } from "../../components/host/ruleset";
 import { Faults } from "../../components/policy/faults";
 import { readPolicy, rules, type PolicyArgs } from "../../components/policy/policy";
 import { startDockerHost, type DockerHost } from "../sandbox/docker";
-import { startMailHost, type MailHost } from "../sandbox/host";
+import { execute, startMailHost, type MailHost } from "../sandbox/host";
 import { probe, startClient, type Client, type Probe } from "../sandbox/probe";
 
 jest.setTimeout(120_000);
@@ -133,6 +133,37 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
     expect((await chain("FORWARD", 4))[0]).toBe("-A FORWARD -j DOCKER-USER");
     expect((await chain("DOCKER-USER", 4))[0]).toBe("-A DOCKER-USER -j MAILFW-FWD");
     await judged();
+  });
+
+  test("a neighbour with a route to a container gets no further than through its published ports", async () => {
+    host = await startDockerHost(options);
+    await startMail();
+    const mx = (await host.must("docker inspect -f '{{.NetworkSettings.Networks.mail.IPAddress}}' mx")).trim();
+    const route = (verb: string) =>
+      execute("nsenter", [
+        "-t",
+        `${client.pid}`,
+        "--net",
+        "ip",
+        "route",
+        verb,
+        mx,
+        "via",
+        host.address4,
+        "dev",
+        "eth0",
+        "onlink",
+      ]);
+    expect(await route("add")).toMatchObject({ code: 0 });
+    const direct = async () =>
+      probe(
+        client,
+        [25, 3306].map((port) => ({ source: stranger[0], target: mx, protocol: "tcp", port })),
+      );
+    const before = await direct(); // Docker itself refuses since 28
+    await apply();
+    expect(await direct()).toEqual([before[0], "shut"]);
+    await route("delete");
   });
 
   test("a ban in DOCKER-USER goes on, also behind our jump", async () => {
