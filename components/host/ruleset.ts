@@ -14,14 +14,19 @@ export const hostOnly: Readonly<Record<string, string>> = {
   logging: "3 dropped packets a minute are logged: the nearest thing in AWS is a VPC flow log",
 };
 
-const chains = { in: "MAILFW-IN", out: "MAILFW-OUT" } as const;
+/**
+ * Traffic to the host comes through `in`, traffic to the ports that containers publish through `forwarded`: Docker turns it
+ * around to the container before it would come to INPUT. Both ask `open`, which gives back what the policy names and drops
+ * the rest.
+ */
+const chains = { forwarded: "MAILFW-FWD", in: "MAILFW-IN", open: "MAILFW-OPEN", out: "MAILFW-OUT" } as const;
 
 /**
  * The `iptables-restore --noflush` text of one family: our own chains in the table `filter`, filled anew in one transaction.
  *
  * Every line is in the form in which `iptables-save` prints it back (iptables 1.8), so that what is live can be compared
- * with what was meant as text. The jumps from INPUT and OUTPUT are not here: where they belong depends on what else
- * the host has, so the script on the host places them in the same transaction.
+ * with what was meant as text. The jumps from INPUT, OUTPUT and DOCKER-USER are not here: where they belong depends on what
+ * else the host has, so the script on the host places them in the same transaction.
  *
  * @param owner who deploys it, `project/stack/name`. It stands in a rule that does nothing, so that the host knows whose
  * firewall it has: one that has been handed over, or whose resource has been renamed, is not removed with the old resource.
@@ -45,7 +50,22 @@ export function ruleset(rules: readonly Rule[], family: Family, owner: string): 
     "-m conntrack --ctstate INVALID -j DROP",
     // A service is reached at an address of the host, whichever it has today; broadcast and multicast noise ends here.
     "-m addrtype ! --dst-type LOCAL -j DROP",
-    ...services.map((rule) => accept(rule)),
+    `-j ${chains.open}`,
+    "-j ACCEPT",
+  ];
+  // What this gives back, the rules of others still decide about: Docker's own, and bans in DOCKER-USER.
+  const forwarded = [
+    "-m conntrack --ctstate RELATED,ESTABLISHED -j RETURN",
+    // What containers begin themselves, also with each other through the host's address.
+    ...bridges.map((bridge) => `-i ${bridge} -j RETURN`),
+    // Whose sshd it is does not matter: a source is let in to a port of the host.
+    ...ssh.map((rule) => giveBack(rule)),
+    `-m conntrack --ctstate DNAT -j ${chains.open}`,
+    // Without Docker's NAT: in its mode `routed`, and from a neighbour who has a route to the container's address.
+    ...bridges.map((bridge) => `-o ${bridge} -j ${chains.open}`),
+  ];
+  const open = [
+    ...services.map((rule) => giveBack(rule)),
     '-m limit --limit 3/min --limit-burst 10 -j LOG --log-prefix "mail-firewall: " --log-level 6',
     "-j DROP",
   ];
@@ -56,7 +76,10 @@ export function ruleset(rules: readonly Rule[], family: Family, owner: string): 
   return [
     "*filter",
     ...Object.values(chains).map((chain) => `:${chain} - [0:0]`),
+    // By name, as iptables-save prints them.
+    ...forwarded.map((rule) => `-A ${chains.forwarded} ${rule}`),
     ...inbound.map((rule) => `-A ${chains.in} ${rule}`),
+    ...open.map((rule) => `-A ${chains.open} ${rule}`),
     ...outbound.map((rule) => `-A ${chains.out} ${rule}`),
     "COMMIT",
     "",
@@ -72,6 +95,9 @@ export function rulesets(rules: readonly Rule[], owner: string): string {
 function mark(owner: string): string {
   return owner.split("/").map(encodeURIComponent).join("/");
 }
+
+/** Docker's bridges, as it names them itself: docker0, docker_gwbridge, br-0123456789ab; mailcow's is br-mailcow. */
+const bridges = ["docker+", "br-+"];
 
 // A DHCP server may answer by broadcast, or to a client whose rebinding request went to everyone (RFC 2131 §4.4.5).
 const link4 = ["-p udp -m udp --sport 67 --dport 68 -j ACCEPT"];
@@ -94,6 +120,12 @@ function accept(rule: Rule): string {
         ? `-p icmp -m icmp --icmp-type ${rule.icmpType}`
         : `-p ipv6-icmp -m icmp6 --icmpv6-type ${rule.icmpType}`;
   return `${address("-s", rule)}${match} -j ACCEPT`;
+}
+
+/** The port is the one that the client asked for, whichever of the host or of a container it has been turned to since. */
+function giveBack(rule: Rule): string {
+  const match = `-p ${rule.protocol} -m conntrack --ctorigdstport ${rule.port} -m comment --comment ${rule.service}`;
+  return `${address("-s", rule)}${match} -j RETURN`;
 }
 
 /** iptables-save leaves out the network of everything. */

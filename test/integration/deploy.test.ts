@@ -180,7 +180,7 @@ describe("a stack with two hosts and a security group", () => {
   test("the preview of one service made public is what a reviewer needs, and no more", async () => {
     stack.configure({ ...config, services: { ...policy.services, imaps: "public" } });
     const output = succeeded(await stack.preview("--diff"));
-    const rule = "+ -A MAILFW-IN -p tcp -m tcp --dport 993 -m comment --comment imaps -j ACCEPT";
+    const rule = "+ -A MAILFW-OPEN -p tcp -m conntrack --ctorigdstport 993 -m comment --comment imaps -j RETURN";
     const line = '~ imaps : "tcp/993: closed" => "tcp/993: public"';
     const group = [
       "+ aws:vpc/securityGroupIngressRule:SecurityGroupIngressRule: (create)",

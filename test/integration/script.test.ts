@@ -125,7 +125,7 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
   test.each<[string, (text: string) => string, string]>([
     [
       "IPv4 rules that the kernel refuses",
-      (text) => text.replace("-A MAILFW-IN -j DROP", "-A MAILFW-IN -j NOSUCH"),
+      (text) => text.replace("-A MAILFW-OPEN -j DROP", "-A MAILFW-OPEN -j NOSUCH"),
       "the kernel refused the IPv4 rules",
     ],
     [
@@ -135,7 +135,7 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
     ],
     [
       "rules that come back otherwise than they were sent",
-      (text) => text.replace("--dport 465", "--dport urd"),
+      (text) => text.replace("--ctorigdstport 465", "--ctorigdstport urd"),
       "the kernel holds other IPv4 rules than were sent",
     ],
   ])(
@@ -152,7 +152,7 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
       await deploy(textOf({ ssh: ["public"] }));
       const before = await filters();
       expect(await apply(example)).toMatchObject({ code: 0 }); // never confirmed
-      const again = await apply(spoil(example.replaceAll("dport 443", "dport 8443")));
+      const again = await apply(spoil(example.replaceAll("dstport 443", "dstport 8443")));
       expect(again.code).toBe(1);
       expect(again.stderr).toContain(`mail-firewall: ${problem}\nmail-firewall: the rules before are live again\n`);
       expect(await filters()).toEqual(before);
@@ -177,7 +177,7 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
   });
 
   test("a chain of ours that the new rules do not have goes, and comes back if they are refused", async () => {
-    const older = example.replaceAll(":MAILFW-OUT - [0:0]", ":MAILFW-OLD - [0:0]\n:MAILFW-OUT - [0:0]");
+    const older = example.replaceAll(":MAILFW-OPEN - [0:0]", ":MAILFW-OLD - [0:0]\n:MAILFW-OPEN - [0:0]");
     await deploy(older);
     expect(await apply(example.replace("--icmpv6-type 128 -j ACCEPT", "--icmpv6-type 128 -j NOSUCH"))).toMatchObject({
       code: 1,
@@ -324,7 +324,7 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
 
     test("rules that wait for their confirm; rules of others that are never reached; ports that nobody uses", async () => {
       await host.run(`iptables -A INPUT -p tcp --dport 3306 -m comment --comment 'say "hi" \\' -j ACCEPT`);
-      await deploy(example.replaceAll("dport 443", "dport 8443"));
+      await deploy(example.replaceAll("dstport 443", "dstport 8443"));
       expect(await apply(example)).toMatchObject({ code: 0 });
       const found = await kinds("--deployed");
       expect(found.kinds).toContainEqual(

@@ -33,6 +33,8 @@ export interface MailHostOptions {
   sshPort?: number;
   /** Ports that answer, on both families; instead of `defaultListen`. TCP and UDP both echo. */
   listen?: { tcp: number[]; udp: number[] };
+  /** A folder with programs that only this host has: it is laid over /usr. */
+  usr?: string;
 }
 
 export interface Result {
@@ -200,7 +202,9 @@ echo "$NAME" >/proc/sys/kernel/hostname
 mount -t tmpfs -o mode=755 host /run
 for dir in etc usr var; do
   mkdir -p "/run/$dir/upper" "/run/$dir/work"
-  mount -t overlay -o "lowerdir=/$dir,upperdir=/run/$dir/upper,workdir=/run/$dir/work" "host-$dir" "/$dir"
+  lower=/$dir
+  if [ "$dir" = usr ] && [ -n "$USR" ]; then lower=$USR:/usr; fi
+  mount -t overlay -o "lowerdir=$lower,upperdir=/run/$dir/upper,workdir=/run/$dir/work" "host-$dir" "/$dir"
 done
 mount -t tmpfs -o mode=755 host /run # hides the overlays' own folders
 mount -t tmpfs -o mode=1777 host /tmp
@@ -303,6 +307,7 @@ export async function startMailHost(options: MailHostOptions = {}): Promise<Mail
         OPERATOR_KEY: operatorKey.publicKey,
         PYTHON: python,
         AGENT: agent,
+        USR: options.usr ?? "",
         LISTEN: JSON.stringify({ tcp: listen.tcp.filter((port) => port !== sshPort), udp: listen.udp }),
       },
     );

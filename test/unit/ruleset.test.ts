@@ -21,8 +21,18 @@ const example = rulesOf({
 test("the IPv4 ruleset, line by line", () => {
   expect(ruleset(example, 4, owner).split("\n")).toEqual([
     "*filter",
+    ":MAILFW-FWD - [0:0]",
     ":MAILFW-IN - [0:0]",
+    ":MAILFW-OPEN - [0:0]",
     ":MAILFW-OUT - [0:0]",
+    "-A MAILFW-FWD -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN",
+    "-A MAILFW-FWD -i docker+ -j RETURN",
+    "-A MAILFW-FWD -i br-+ -j RETURN",
+    "-A MAILFW-FWD -s 203.0.113.0/24 -p tcp -m conntrack --ctorigdstport 22 -m comment --comment ssh -j RETURN",
+    "-A MAILFW-FWD -s 203.0.113.0/24 -p tcp -m conntrack --ctorigdstport 2222 -m comment --comment ssh -j RETURN",
+    "-A MAILFW-FWD -m conntrack --ctstate DNAT -j MAILFW-OPEN",
+    "-A MAILFW-FWD -o docker+ -j MAILFW-OPEN",
+    "-A MAILFW-FWD -o br-+ -j MAILFW-OPEN",
     '-A MAILFW-IN -m comment --comment "owner mail-firewall/prod/mail-mx1"',
     "-A MAILFW-IN -s 203.0.113.0/24 -p tcp -m tcp --dport 22 -m comment --comment ssh -j ACCEPT",
     "-A MAILFW-IN -s 203.0.113.0/24 -p tcp -m tcp --dport 2222 -m comment --comment ssh -j ACCEPT",
@@ -35,12 +45,14 @@ test("the IPv4 ruleset, line by line", () => {
     "-A MAILFW-IN -p udp -m udp --sport 67 --dport 68 -j ACCEPT",
     "-A MAILFW-IN -m conntrack --ctstate INVALID -j DROP",
     "-A MAILFW-IN -m addrtype ! --dst-type LOCAL -j DROP",
-    "-A MAILFW-IN -p tcp -m tcp --dport 25 -m comment --comment smtp -j ACCEPT",
-    "-A MAILFW-IN -s 10.20.0.0/16 -p tcp -m tcp --dport 143 -m comment --comment imap -j ACCEPT",
-    "-A MAILFW-IN -p tcp -m tcp --dport 465 -m comment --comment submissions -j ACCEPT",
-    "-A MAILFW-IN -p udp -m udp --dport 51820 -m comment --comment wireguard -j ACCEPT",
-    '-A MAILFW-IN -m limit --limit 3/min --limit-burst 10 -j LOG --log-prefix "mail-firewall: " --log-level 6',
-    "-A MAILFW-IN -j DROP",
+    "-A MAILFW-IN -j MAILFW-OPEN",
+    "-A MAILFW-IN -j ACCEPT",
+    "-A MAILFW-OPEN -p tcp -m conntrack --ctorigdstport 25 -m comment --comment smtp -j RETURN",
+    "-A MAILFW-OPEN -s 10.20.0.0/16 -p tcp -m conntrack --ctorigdstport 143 -m comment --comment imap -j RETURN",
+    "-A MAILFW-OPEN -p tcp -m conntrack --ctorigdstport 465 -m comment --comment submissions -j RETURN",
+    "-A MAILFW-OPEN -p udp -m conntrack --ctorigdstport 51820 -m comment --comment wireguard -j RETURN",
+    '-A MAILFW-OPEN -m limit --limit 3/min --limit-burst 10 -j LOG --log-prefix "mail-firewall: " --log-level 6',
+    "-A MAILFW-OPEN -j DROP",
     "-A MAILFW-OUT -d 203.0.113.0/24 -p tcp -m tcp --sport 22 -m comment --comment ssh -j ACCEPT",
     "-A MAILFW-OUT -d 203.0.113.0/24 -p tcp -m tcp --sport 2222 -m comment --comment ssh -j ACCEPT",
     "COMMIT",
@@ -51,8 +63,18 @@ test("the IPv4 ruleset, line by line", () => {
 test("the IPv6 ruleset, line by line", () => {
   expect(ruleset(example, 6, owner).split("\n")).toEqual([
     "*filter",
+    ":MAILFW-FWD - [0:0]",
     ":MAILFW-IN - [0:0]",
+    ":MAILFW-OPEN - [0:0]",
     ":MAILFW-OUT - [0:0]",
+    "-A MAILFW-FWD -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN",
+    "-A MAILFW-FWD -i docker+ -j RETURN",
+    "-A MAILFW-FWD -i br-+ -j RETURN",
+    "-A MAILFW-FWD -s 2001:db8:113::/48 -p tcp -m conntrack --ctorigdstport 22 -m comment --comment ssh -j RETURN",
+    "-A MAILFW-FWD -s 2001:db8:113::/48 -p tcp -m conntrack --ctorigdstport 2222 -m comment --comment ssh -j RETURN",
+    "-A MAILFW-FWD -m conntrack --ctstate DNAT -j MAILFW-OPEN",
+    "-A MAILFW-FWD -o docker+ -j MAILFW-OPEN",
+    "-A MAILFW-FWD -o br-+ -j MAILFW-OPEN",
     '-A MAILFW-IN -m comment --comment "owner mail-firewall/prod/mail-mx1"',
     "-A MAILFW-IN -s 2001:db8:113::/48 -p tcp -m tcp --dport 22 -m comment --comment ssh -j ACCEPT",
     "-A MAILFW-IN -s 2001:db8:113::/48 -p tcp -m tcp --dport 2222 -m comment --comment ssh -j ACCEPT",
@@ -70,12 +92,14 @@ test("the IPv6 ruleset, line by line", () => {
     "-A MAILFW-IN -s fe80::/10 -p udp -m udp --sport 547 --dport 546 -j ACCEPT",
     "-A MAILFW-IN -m conntrack --ctstate INVALID -j DROP",
     "-A MAILFW-IN -m addrtype ! --dst-type LOCAL -j DROP",
-    "-A MAILFW-IN -p tcp -m tcp --dport 25 -m comment --comment smtp -j ACCEPT",
-    "-A MAILFW-IN -s fd12::/48 -p tcp -m tcp --dport 143 -m comment --comment imap -j ACCEPT",
-    "-A MAILFW-IN -p tcp -m tcp --dport 465 -m comment --comment submissions -j ACCEPT",
-    "-A MAILFW-IN -p udp -m udp --dport 51820 -m comment --comment wireguard -j ACCEPT",
-    '-A MAILFW-IN -m limit --limit 3/min --limit-burst 10 -j LOG --log-prefix "mail-firewall: " --log-level 6',
-    "-A MAILFW-IN -j DROP",
+    "-A MAILFW-IN -j MAILFW-OPEN",
+    "-A MAILFW-IN -j ACCEPT",
+    "-A MAILFW-OPEN -p tcp -m conntrack --ctorigdstport 25 -m comment --comment smtp -j RETURN",
+    "-A MAILFW-OPEN -s fd12::/48 -p tcp -m conntrack --ctorigdstport 143 -m comment --comment imap -j RETURN",
+    "-A MAILFW-OPEN -p tcp -m conntrack --ctorigdstport 465 -m comment --comment submissions -j RETURN",
+    "-A MAILFW-OPEN -p udp -m conntrack --ctorigdstport 51820 -m comment --comment wireguard -j RETURN",
+    '-A MAILFW-OPEN -m limit --limit 3/min --limit-burst 10 -j LOG --log-prefix "mail-firewall: " --log-level 6',
+    "-A MAILFW-OPEN -j DROP",
     "-A MAILFW-OUT -d 2001:db8:113::/48 -p tcp -m tcp --sport 22 -m comment --comment ssh -j ACCEPT",
     "-A MAILFW-OUT -d 2001:db8:113::/48 -p tcp -m tcp --sport 2222 -m comment --comment ssh -j ACCEPT",
     "COMMIT",
@@ -92,8 +116,12 @@ test("every ruleset keeps SSH first, drops last, and fits a preview, which cuts 
       expect(
         inbound.slice(1, lastSsh + 1).every((line) => line.includes("--comment ssh ") && !line.includes("state")),
       ).toBe(true);
-      expect(inbound.at(-1)).toBe("-A MAILFW-IN -j DROP");
-      expect(inbound.filter((line) => line.endsWith("-j DROP") && !line.includes(" -m "))).toHaveLength(1);
+      // Both ways, what comes back from the list has been named; at its end everything else is dropped.
+      expect(inbound.slice(-2)).toEqual(["-A MAILFW-IN -j MAILFW-OPEN", "-A MAILFW-IN -j ACCEPT"]);
+      expect(lines).toContain("-A MAILFW-FWD -m conntrack --ctstate DNAT -j MAILFW-OPEN");
+      const open = lines.filter((line) => line.startsWith("-A MAILFW-OPEN "));
+      expect(open.at(-1)).toBe("-A MAILFW-OPEN -j DROP");
+      expect(open.slice(0, -2).every((line) => / --ctorigdstport \d+ .* -j RETURN$/.test(line))).toBe(true);
       expect(Math.max(...lines.map((line) => line.length))).toBeLessThan(150);
       expect(new Set(lines).size).toBe(lines.length);
     }),
@@ -114,7 +142,7 @@ test("the longest line that a policy can make fits a preview", () => {
         .split("\n")
         .map((line) => line.length),
     ),
-  ).toBe(133);
+  ).toBe(149);
 });
 
 test("both families, as the script on the host reads them", () => {

@@ -1,0 +1,206 @@
+// Ports that containers publish, with a real Docker: what of them is open, and what goes on as without a firewall.
+import { readFileSync } from "node:fs";
+
+import { rulesets } from "../../components/host/ruleset";
+import { Faults } from "../../components/policy/faults";
+import { readPolicy, rules, type PolicyArgs } from "../../components/policy/policy";
+import { startDockerHost, type DockerHost } from "../sandbox/docker";
+import { execute, startMailHost, type MailHost } from "../sandbox/host";
+import { probe, startClient, type Client, type Probe } from "../sandbox/probe";
+
+jest.setTimeout(120_000);
+
+type Source = [string, string];
+const friend: Source = ["192.0.2.150", "2001:db8:d::150"];
+const stranger: Source = ["192.0.2.151", "2001:db8:d::151"];
+const operator: Source = ["203.0.113.150", "2001:db8:113::150"];
+
+const friends = [`${friend[0]}/32`, `${friend[1]}/128`];
+const policy: PolicyArgs = {
+  services: { imap: friends },
+  ssh: ["203.0.113.0/24", "2001:db8:113::/48"],
+  sshPorts: [22, 2022],
+  ports: {
+    "imaps-too": { protocol: "tcp", port: 8993, from: friends },
+    wireguard: { protocol: "udp", port: 51820, from: ["public"] },
+  },
+};
+
+/** What the container listens on, and as what it is published. 8993 is in the policy, 993 is not; with 4025 and 25 it is the other way round. */
+const listen = { tcp: [22, 25, 143, 993, 3306], udp: [5353, 51820] };
+const published = [
+  "2022:22",
+  "25:25",
+  "4025:25",
+  "143:143",
+  "8993:993",
+  "3306:3306",
+  "5353:5353/udp",
+  "51820:51820/udp",
+];
+const all = ["tcp/25", "tcp/143", "tcp/2022", "tcp/3306", "tcp/4025", "tcp/8993", "udp/5353", "udp/51820"];
+
+/** Of the published ports, those that answer each source: over IPv4, and over IPv6. */
+async function openTo(...sources: Source[]): Promise<[string[], string[]][]> {
+  const cases = sources.flat().flatMap((source) => all.map((name) => ({ source, name })));
+  const verdicts = await probe(
+    client,
+    cases.map(({ source, name }): Probe => {
+      const [protocol, port] = name.split("/") as ["tcp" | "udp", string];
+      return { source, target: source.includes(":") ? host.address6 : host.address4, protocol, port: Number(port) };
+    }),
+  );
+  const open = (from: string) =>
+    cases.filter(({ source }, i) => source === from && verdicts[i] === "open").map(({ name }) => name);
+  return sources.map(([v4, v6]) => [open(v4), open(v6)]);
+}
+
+const both = <T>(value: T): [T, T] => [value, value];
+
+async function judged(): Promise<void> {
+  expect(await openTo(friend, stranger, operator)).toEqual([
+    both(["tcp/25", "tcp/143", "tcp/8993", "udp/51820"]),
+    both(["tcp/25", "udp/51820"]),
+    both(["tcp/25", "tcp/2022", "udp/51820"]),
+  ]);
+}
+
+async function apply(): Promise<void> {
+  await host.must(
+    "cat >/usr/local/sbin/mail-firewall; chmod 0744 /usr/local/sbin/mail-firewall",
+    readFileSync("components/host/mail-firewall.sh", "utf8"),
+  );
+  const text = rulesets(rules(readPolicy(policy, "", { any: true }, new Faults())), "mail-firewall/test/mx1");
+  await host.must("/usr/local/sbin/mail-firewall apply", text);
+  // One transaction a family. `:DOCKER-USER` would empty one that is there.
+  for (const family of [4, 6] as const) {
+    const live = await host.save(family);
+    const lines = [
+      ...(live.includes("\n:DOCKER-USER ") ? [] : [":DOCKER-USER - [0:0]"]),
+      ...(live.includes("\n-A FORWARD -j DOCKER-USER\n") ? [] : ["-I FORWARD 1 -j DOCKER-USER"]),
+      ...(live.includes("\n-A DOCKER-USER -j MAILFW-FWD\n") ? [] : ["-I DOCKER-USER 1 -j MAILFW-FWD"]),
+    ];
+    const restore = `ip${family === 6 ? "6" : ""}tables-restore --noflush`;
+    await host.must(restore, ["*filter", ...lines, "COMMIT", ""].join("\n"));
+  }
+}
+
+async function startMail(network = ""): Promise<void> {
+  await host.must(`docker network create ${network} --ipv6 --subnet fd00:d0c::/64 --gateway fd00:d0c::1 mail`);
+  const ports = published.map((port) => `-p ${port}`).join(" ");
+  await host.startContainer("mx", listen, `--restart always --network mail ${ports}`);
+}
+
+const chain = async (name: string, family: 4 | 6) =>
+  (await host.save(family)).split("\n").filter((line) => line.startsWith(`-A ${name} `));
+
+let host: DockerHost;
+let client: Client;
+let remote: MailHost;
+beforeAll(async () => {
+  client = await startClient([friend, stranger, operator].flat());
+  remote = await startMailHost({ listen: { tcp: [8080], udp: [] } }); // a port that the policy does not name
+});
+afterAll(() => Promise.all([client?.close(), remote?.close()]));
+afterEach(async () => host?.close());
+
+describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
+  // Docker asks ip6tables -C which rules there are, and legacy 1.8.9 takes two for the same that only differ in their ports.
+  const dockerd = backend === "legacy" ? ["--ip6tables=false"] : [];
+  const options = { backend, dockerd, listen: { tcp: [], udp: [] } };
+
+  test("published ports are judged by the policy, before and after a restart of the container and of Docker", async () => {
+    host = await startDockerHost(options);
+    await startMail();
+    expect(await openTo(stranger)).toEqual([both(all)]);
+    await apply();
+    await judged();
+    await host.must("docker restart -t 0 mx");
+    await host.answers("mx");
+    await judged();
+    await host.restartDocker();
+    await host.answers("mx");
+    expect((await chain("FORWARD", 4))[0]).toBe("-A FORWARD -j DOCKER-USER");
+    expect((await chain("DOCKER-USER", 4))[0]).toBe("-A DOCKER-USER -j MAILFW-FWD");
+    await judged();
+  });
+
+  test("a firewall that is there before Docker stays in front of it", async () => {
+    host = await startDockerHost({ ...options, running: false });
+    await apply();
+    await host.restartDocker();
+    await startMail("-o com.docker.network.bridge.name=mail0"); // a name that our rules do not know
+    expect((await chain("FORWARD", 4))[0]).toBe("-A FORWARD -j DOCKER-USER");
+    expect((await chain("DOCKER-USER", 4))[0]).toBe("-A DOCKER-USER -j MAILFW-FWD");
+    await judged();
+  });
+
+  test("a neighbour with a route to a container gets no further than through its published ports", async () => {
+    host = await startDockerHost(options);
+    await startMail();
+    const mx = (await host.must("docker inspect -f '{{.NetworkSettings.Networks.mail.IPAddress}}' mx")).trim();
+    const route = (verb: string) =>
+      execute("nsenter", [
+        "-t",
+        `${client.pid}`,
+        "--net",
+        "ip",
+        "route",
+        verb,
+        mx,
+        "via",
+        host.address4,
+        "dev",
+        "eth0",
+        "onlink",
+      ]);
+    expect(await route("add")).toMatchObject({ code: 0 });
+    const direct = async () =>
+      probe(
+        client,
+        [25, 3306].map((port) => ({ source: stranger[0], target: mx, protocol: "tcp", port })),
+      );
+    const before = await direct(); // Docker itself refuses since 28
+    await apply();
+    expect(await direct()).toEqual([before[0], "shut"]);
+    await route("delete");
+  });
+
+  test("a ban in DOCKER-USER goes on, also behind our jump", async () => {
+    host = await startDockerHost(options);
+    await startMail();
+    await apply();
+    await host.must(`iptables -I DOCKER-USER 2 -s ${stranger[0]} -j DROP`);
+    const [[banned], [other]] = (await openTo(stranger, friend)) as [[string[], string[]], [string[], string[]]];
+    expect(banned).toEqual([]);
+    expect(other).toContain("tcp/25");
+  });
+});
+
+// Without docker-proxy all of it is forwarded, over IPv6 too.
+test("what containers do goes on: to the world, to each other, and through the host's address", async () => {
+  host = await startDockerHost({
+    listen: { tcp: [], udp: [] },
+    dockerd: ["--userland-proxy=false", "--ip6tables", "--experimental"],
+  });
+  await startMail();
+  await host.startContainer("webmail", { tcp: [], udp: [] }, "--network mail");
+  await host.startContainer("stray", { tcp: [], udp: [] }, "");
+  const addresses = "{{with .NetworkSettings.Networks.mail}}{{.IPAddress}} {{.GlobalIPv6Address}}{{end}}";
+  const [mx4, mx6] = (await host.must(`docker inspect -f '${addresses}' mx`)).trim().split(" ");
+  const tcp = (port: number, ...targets: string[]) =>
+    targets.map((target) => ({ target, protocol: "tcp" as const, port }));
+  const toWorld = tcp(8080, remote.address4, remote.address6);
+  const toEachOther = tcp(3306, mx4!, mx6!);
+  const throughHost = [...tcp(3306, host.address4, host.address6), ...tcp(8993, host.address4, host.address6)];
+  const probes = [...toWorld, ...toEachOther, ...throughHost];
+
+  expect(await openTo(stranger)).toEqual([both(all)]);
+  expect(await host.probeFrom("webmail", probes)).toEqual(probes.map(() => "open"));
+  const fromStray = await host.probeFrom("stray", throughHost); // Docker's versions differ about another network
+  await apply();
+  await judged();
+  expect(await host.probeFrom("webmail", probes)).toEqual(probes.map(() => "open"));
+  expect(await host.probeFrom("stray", throughHost)).toEqual(fromStray);
+  expect(await host.probeFrom("stray", toWorld.slice(0, 1))).toEqual(["open"]);
+});
