@@ -1,11 +1,14 @@
 import * as pulumi from "@pulumi/pulumi";
 
+import type { HostOptions, HostSettings } from "./host/hostOptions";
 import { exposure } from "./policy/exposure";
 import { warnings, type Policy, type PolicyArgs } from "./policy/policy";
 
 interface Declaration {
   readonly name: string;
   readonly args: Required<PolicyArgs>;
+  readonly host: HostOptions;
+  readonly settings: HostSettings;
   readonly policy: Policy;
   readonly sshPrivateKey: pulumi.Input<string> | undefined;
 }

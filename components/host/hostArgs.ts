@@ -4,9 +4,10 @@ import type * as pulumi from "@pulumi/pulumi";
 
 import { isPlain, isRecord, join, show, type Faults } from "../policy/faults";
 import { readPort, readSshPort, readSshPorts, type Sources } from "../policy/policy";
+import { hostOptionKeys, type HostOptions } from "./hostOptions";
 
-/** How a host is reached over SSH. */
-export interface HostArgs {
+/** How a host is reached over SSH, and what its firewall does besides the policy. */
+export interface HostArgs extends HostOptions {
   /** Name or address to dial. */
   host: pulumi.Input<string>;
   /** Port to dial. Defaults to 22. */
@@ -27,7 +28,7 @@ export interface HostArgs {
   sshPorts?: number[];
 }
 
-export const hostKeys = ["host", "port", "user", "hostKey", "privateKey", "sshPorts"] as const;
+export const hostKeys = ["host", "port", "user", "hostKey", "privateKey", "sshPorts", ...hostOptionKeys] as const;
 
 /**
  * Reads a host below a name of its own; whatever is wrong with it is added to `faults`.

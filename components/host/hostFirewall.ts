@@ -8,6 +8,7 @@ import { policyInputs, warn } from "../declared";
 import { Faults, report } from "../policy/faults";
 import { policyKeys, readPolicy, rules, type Policy, type PolicyArgs } from "../policy/policy";
 import { checkReachable, hostKeys, readHost, type HostArgs } from "./hostArgs";
+import { hostWarnings, readHostOptions, type HostSettings } from "./hostOptions";
 import { rulesets } from "./ruleset";
 
 const script = readFileSync(join(__dirname, "mail-firewall.sh"), "utf8");
@@ -26,9 +27,10 @@ export class HostFirewall extends pulumi.ComponentResource {
    * @param opts A bag of options that control this component's behavior.
    */
   constructor(name: string, args: HostFirewallArgs, opts?: pulumi.ComponentResourceOptions) {
-    const policy = readHostPolicy(name, args);
+    const { policy, settings } = readHostFirewall(name, args);
     super("mail-firewall:index:HostFirewall", name, { host: args.host, ...policyInputs(policy, opts) }, opts);
     warn(this, policy, opts);
+    for (const warning of hostWarnings(settings, rules(policy))) void pulumi.log.warn(warning, this);
 
     // Nothing but known fields, and none that was not given: the provider prints unknown ones, and hides all of it in a diff.
     const connection: CommandArgs["connection"] = {
@@ -60,7 +62,7 @@ export class HostFirewall extends pulumi.ComponentResource {
         ...remote,
         create: `${sudo}${scriptPath} apply`,
         delete: `${sudo}${scriptPath} remove --owned`,
-        stdin: rulesets(rules(policy), `${pulumi.getProject()}/${pulumi.getStack()}/${name}`),
+        stdin: rulesets(rules(policy), `${pulumi.getProject()}/${pulumi.getStack()}/${name}`, settings),
       },
       // Otherwise the old command's `delete` would take away what the new one has just loaded.
       { parent: this, dependsOn: install, deleteBeforeReplace: true },
@@ -82,12 +84,13 @@ const installScript = [
   "chown root:root $f.new; chmod 0744 $f.new; mv -f $f.new $f",
 ].join("; ");
 
-function readHostPolicy(name: string, args: HostFirewallArgs): Policy {
+function readHostFirewall(name: string, args: HostFirewallArgs): { policy: Policy; settings: HostSettings } {
   const faults = new Faults();
   faults.unknownKeys(args, [...policyKeys, ...hostKeys], "");
   const sshPorts = readHost(args, "", faults);
+  const settings = readHostOptions(args, "", faults);
   const policy = readPolicy({ ...args, sshPorts: [] }, "", { any: true, sshPorts }, faults);
   checkReachable(args.host, policy.ssh, "", faults);
   if (faults.list.length > 0) throw new pulumi.RunError(report(`HostFirewall "${name}"`, faults.list));
-  return policy;
+  return { policy, settings };
 }
