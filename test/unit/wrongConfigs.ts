@@ -12,7 +12,14 @@ export const good = {
 const choice =
   "known are smtp, http, pop3, imap, https, submissions, submission, imaps, pop3s, sieve, smtps, plain, secured, web";
 
+/** Hosts that differ in one option. */
+const hostsWith = (option: string, values: unknown[]) =>
+  Object.fromEntries(values.map((value, i) => [`h${i}`, { ...mx1, host: `198.51.100.${101 + i}`, [option]: value }]));
+
+const loopback = "is the loopback interface, through which everything is accepted; delete it";
 const noInterface = 'is not the name of an interface; write one such as "eth0", or "ppp+" for ppp0, ppp1 ...';
+const rates = ["3", "0/min", "101/min", "3/minute", "3 / min", 3, true];
+const seconds = [9, 3601, 60.5, "60"];
 const noAddress = 'is no address; write an address such as "198.51.100.10" or "2001:db8::10"';
 const bothSides = "cannot be both trusted and external; everything would be open to the world";
 
@@ -402,39 +409,30 @@ export const wrongConfigs: [string, Record<string, unknown>, string[]][] = [
     ['hosts.mx1.takeover: unknown key; did you mean "takeOver"?'],
   ],
   [
-    "the loopback interface as an external one",
-    { ...good, host: { externalInterface: "lo" } },
-    ['host.externalInterface: "lo" is the loopback interface, through which everything is accepted; delete it'],
+    "external interfaces that are none",
+    { ...good, hosts: hostsWith("externalInterface", ["lo", "", "enp0s31f6-uplink", "eth0:1", 0, "-i"]) },
+    [
+      `hosts.h0.externalInterface: "lo" ${loopback}`,
+      `hosts.h1.externalInterface: "" ${noInterface}`,
+      `hosts.h2.externalInterface: "enp0s31f6-uplink" ${noInterface}`,
+      'hosts.h3.externalInterface: "eth0:1" is an alias, of which packets know nothing; write "eth0"',
+      `hosts.h4.externalInterface: 0 ${noInterface}`,
+      `hosts.h5.externalInterface: "-i" ${noInterface}`,
+    ],
   ],
   [
-    "a pattern that covers the loopback interface",
-    { ...good, host: { trustedInterfaces: ["wg0", "l+"] } },
-    ['host.trustedInterfaces[1]: "l+" is the loopback interface, through which everything is accepted; delete it'],
+    "trusted interfaces that cover loopback, or everything",
+    { ...good, host: { trustedInterfaces: ["wg0", "l+", "+"] } },
+    [`host.trustedInterfaces[1]: "l+" ${loopback}`, `host.trustedInterfaces[2]: "+" ${noInterface}`],
   ],
   [
-    "every interface as trusted",
-    { ...good, host: { trustedInterfaces: ["+"] } },
-    [`host.trustedInterfaces[0]: "+" ${noInterface}`],
-  ],
-  [
-    "an interface with a long name",
-    { ...good, host: { externalInterface: "enp0s31f6-uplink" } },
-    [`host.externalInterface: "enp0s31f6-uplink" ${noInterface}`],
-  ],
-  [
-    "no name of an interface",
-    { ...good, host: { externalInterface: "" } },
-    [`host.externalInterface: "" ${noInterface}`],
-  ],
-  [
-    "an alias of an interface",
-    { ...good, host: { externalInterface: "eth0:1" } },
-    ['host.externalInterface: "eth0:1" is an alias, of which packets know nothing; write "eth0"'],
-  ],
-  [
-    "an interface instead of a list",
-    { ...good, host: { trustedInterfaces: "wg0" } },
-    ['host.trustedInterfaces: "wg0" is not a list; write [wg0]'],
+    "options that are no list",
+    { ...good, host: { trustedInterfaces: "wg0", trustedNetworks: "10.8.0.0/24", noLog: "tcp/23" } },
+    [
+      'host.trustedInterfaces: "wg0" is not a list; write [wg0]',
+      'host.trustedNetworks: "10.8.0.0/24" is not a list; write networks such as ["10.8.0.0/24"]',
+      'host.noLog: "tcp/23" is not a list; write ["tcp/23"]',
+    ],
   ],
   [
     "interfaces twice, by name and by pattern",
@@ -445,58 +443,47 @@ export const wrongConfigs: [string, Record<string, unknown>, string[]][] = [
     ],
   ],
   [
-    "an interface both trusted and external",
-    { ...good, host: { externalInterface: "eth0", trustedInterfaces: ["eth0"] } },
-    [`host.trustedInterfaces: "eth0" ${bothSides}`],
-  ],
-  [
-    "an interface external for all, and trusted on one host",
-    { ...good, host: { externalInterface: "ppp+" }, hosts: { mx1: { ...mx1, trustedInterfaces: ["ppp0"] } } },
-    [`hosts.mx1.trustedInterfaces: "ppp0" and "ppp+" ${bothSides}`],
-  ],
-  [
-    "an interface trusted for all, and external on one host",
-    { ...good, host: { trustedInterfaces: ["eth+"] }, hosts: { mx1: { ...mx1, externalInterface: "eth0" } } },
-    [`hosts.mx1.externalInterface: "eth+" and "eth0" ${bothSides}`],
-  ],
-  [
-    "a network for an address",
-    { ...good, hosts: { mx1: { ...mx1, externalAddress: "198.51.100.10/32" } } },
+    "interfaces both trusted and external, on one host or against what is said for all",
+    {
+      ...good,
+      host: { externalInterface: "ppp+", trustedInterfaces: ["eth+"] },
+      hosts: {
+        ...hostsWith("trustedInterfaces", [["ppp0"], ["ppp+"]]),
+        mx1: { ...mx1, externalInterface: "eth0" },
+      },
+    },
     [
-      'hosts.mx1.externalAddress: "198.51.100.10/32" is a network; write an address such as "198.51.100.10" or "2001:db8::10"',
+      `hosts.h0.trustedInterfaces: "ppp0" and "ppp+" ${bothSides}`,
+      `hosts.h1.trustedInterfaces: "ppp+" ${bothSides}`,
+      `hosts.mx1.externalInterface: "eth+" and "eth0" ${bothSides}`,
     ],
   ],
   [
-    "addresses that are none",
-    { ...good, hosts: { mx1: { ...mx1, externalAddress: ["mx1.example.org", 10, "::ffff:198.51.100.10"] } } },
+    "external addresses that are none",
+    {
+      ...good,
+      hosts: hostsWith("externalAddress", [
+        "198.51.100.10/32",
+        "",
+        [],
+        ["mx1.example.org", 10, "::ffff:198.51.100.10"],
+        ["0.0.0.0", "::1", "255.255.255.255", "ff02::1"],
+        ["2001:db8::10", "2001:DB8:0::10"],
+      ]),
+    },
     [
-      `hosts.mx1.externalAddress[0]: "mx1.example.org" ${noAddress}`,
-      `hosts.mx1.externalAddress[1]: 10 ${noAddress}`,
-      'hosts.mx1.externalAddress[2]: "::ffff:198.51.100.10" is an IPv4-mapped IPv6 address; write 198.51.100.10',
+      'hosts.h0.externalAddress: "198.51.100.10/32" is a network; write an address such as "198.51.100.10" or "2001:db8::10"',
+      `hosts.h1.externalAddress: "" ${noAddress}`,
+      "hosts.h2.externalAddress: is an empty list; write the host's addresses, or delete it",
+      `hosts.h3.externalAddress[0]: "mx1.example.org" ${noAddress}`,
+      `hosts.h3.externalAddress[1]: 10 ${noAddress}`,
+      'hosts.h3.externalAddress[2]: "::ffff:198.51.100.10" is an IPv4-mapped IPv6 address; write 198.51.100.10',
+      ...["0.0.0.0", "::1", "255.255.255.255", "ff02::1"].map(
+        (text, i) =>
+          `hosts.h4.externalAddress[${i}]: "${text}" is never the address of one host; write one that the host has`,
+      ),
+      'hosts.h5.externalAddress[1]: "2001:DB8:0::10" is listed twice; delete one',
     ],
-  ],
-  [
-    "addresses that no host has",
-    { ...good, hosts: { mx1: { ...mx1, externalAddress: ["0.0.0.0", "::1", "255.255.255.255", "ff02::1"] } } },
-    ["0.0.0.0", "::1", "255.255.255.255", "ff02::1"].map(
-      (text, i) =>
-        `hosts.mx1.externalAddress[${i}]: "${text}" is never the address of one host; write one that the host has`,
-    ),
-  ],
-  [
-    "an address twice",
-    { ...good, hosts: { mx1: { ...mx1, externalAddress: ["2001:db8::10", "2001:DB8:0::10"] } } },
-    ['hosts.mx1.externalAddress[1]: "2001:DB8:0::10" is listed twice; delete one'],
-  ],
-  [
-    "no address",
-    { ...good, hosts: { mx1: { ...mx1, externalAddress: [] } } },
-    ["hosts.mx1.externalAddress: is an empty list; write the host's addresses, or delete it"],
-  ],
-  [
-    "an address for all hosts that is empty",
-    { ...good, host: { externalAddress: "" } },
-    [`host.externalAddress: "" ${noAddress}`],
   ],
   [
     "everyone as trusted",
@@ -516,19 +503,13 @@ export const wrongConfigs: [string, Record<string, unknown>, string[]][] = [
     ],
   ],
   [
-    "a trusted network instead of a list",
-    { ...good, host: { trustedNetworks: "10.8.0.0/24" } },
-    ['host.trustedNetworks: "10.8.0.0/24" is not a list; write networks such as ["10.8.0.0/24"]'],
+    "rates of logging that are none",
+    { ...good, hosts: hostsWith("logging", rates) },
+    rates.map(
+      (rate, i) =>
+        `hosts.h${i}.logging: ${JSON.stringify(rate)} is not a rate; write "3/min" (1 to 100 per sec, min, hour or day), or "off"`,
+    ),
   ],
-  ...["3", "0/min", "101/min", "3/minute", "3 / min", 3, true].map(
-    (logging): [string, Record<string, unknown>, string[]] => [
-      `${JSON.stringify(logging)} as a rate of logging`,
-      { ...good, host: { logging } },
-      [
-        `host.logging: ${JSON.stringify(logging)} is not a rate; write "3/min" (1 to 100 per sec, min, hour or day), or "off"`,
-      ],
-    ],
-  ),
   [
     "ports not to log that are none",
     { ...good, host: { noLog: [23, "tcp/0", "udp/65536", "sctp/23", "tcp/23", "tcp/23"] } },
@@ -540,17 +521,13 @@ export const wrongConfigs: [string, Record<string, unknown>, string[]][] = [
     ],
   ],
   [
-    "a port not to log instead of a list",
-    { ...good, host: { noLog: "tcp/23" } },
-    ['host.noLog: "tcp/23" is not a list; write ["tcp/23"]'],
+    "seconds of a rollback that are too few, too many, or none",
+    { ...good, hosts: hostsWith("rollbackSeconds", seconds) },
+    seconds.map(
+      (value, i) =>
+        `hosts.h${i}.rollbackSeconds: ${JSON.stringify(value)} is not a number of seconds; write a whole number from 10 to 3600`,
+    ),
   ],
-  ...[9, 3601, 60.5, "60"].map((rollbackSeconds): [string, Record<string, unknown>, string[]] => [
-    `${JSON.stringify(rollbackSeconds)} as the seconds of a rollback`,
-    { ...good, host: { rollbackSeconds } },
-    [
-      `host.rollbackSeconds: ${JSON.stringify(rollbackSeconds)} is not a number of seconds; write a whole number from 10 to 3600`,
-    ],
-  ]),
   [
     "words that are neither true nor false, and one that destroying does not know",
     { ...good, hosts: { mx1: { ...mx1, takeOver: "yes", onDestroy: "restor", abandon: 1 } } },
