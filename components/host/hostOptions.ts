@@ -30,7 +30,10 @@ export interface HostOptions {
    * which are noise everywhere. Defaults to none.
    */
   noLog?: string[];
-  /** Seconds after which new rules go back to the last good ones, unless a new SSH connection has succeeded; from 10 to 3600. Defaults to 60. */
+  /**
+   * Seconds after which new rules go back to the last good ones, unless a new SSH connection has succeeded; from 10 to 3600.
+   * Defaults to 60.
+   */
   rollbackSeconds?: number;
   /** Whether to take over a host that another stack or resource has. Defaults to false: it is refused. */
   takeOver?: boolean;

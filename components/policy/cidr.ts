@@ -54,7 +54,7 @@ export function parseCidr(text: string): Cidr | string {
 export function parseAddress(text: string): Cidr | string {
   const family = text.includes("%") ? 0 : isIP(text);
   if (family !== 4 && family !== 6) {
-    return `is ${text.includes("/") ? "a network" : "no address"}; write an address such as "198.51.100.10" or "2001:db8::10"`;
+    return `is ${text.includes("/") ? "a network" : "no address"}; write an address such as "192.0.2.25" or "2001:db8::25"`;
   }
   const cidr = parseCidr(`${text}/${bits[family]}`);
   return typeof cidr === "string" ? cidr.replace(/\/\d+$/, "") : cidr;

@@ -14,13 +14,13 @@ const choice =
 
 /** Hosts that differ in one option. */
 const hostsWith = (option: string, values: unknown[]) =>
-  Object.fromEntries(values.map((value, i) => [`h${i}`, { ...mx1, host: `198.51.100.${101 + i}`, [option]: value }]));
+  Object.fromEntries(values.map((value, i) => [`h${i}`, { ...mx1, host: `198.51.100.${201 + i}`, [option]: value }]));
 
 const loopback = "is the loopback interface, through which everything is accepted; delete it";
 const noInterface = 'is not the name of an interface; write one such as "eth0", or "ppp+" for ppp0, ppp1 ...';
 const rates = ["3", "0/min", "101/min", "3/minute", "3 / min", 3, true];
 const seconds = [9, 3601, 60.5, "60"];
-const noAddress = 'is no address; write an address such as "198.51.100.10" or "2001:db8::10"';
+const noAddress = 'is no address; write an address such as "192.0.2.25" or "2001:db8::25"';
 const bothSides = "cannot be both trusted and external; everything would be open to the world";
 
 export const wrongConfigs: [string, Record<string, unknown>, string[]][] = [
@@ -463,7 +463,7 @@ export const wrongConfigs: [string, Record<string, unknown>, string[]][] = [
     {
       ...good,
       hosts: hostsWith("externalAddress", [
-        "198.51.100.10/32",
+        "192.0.2.25/32",
         "",
         [],
         ["mx1.example.org", 10, "::ffff:198.51.100.10"],
@@ -472,7 +472,7 @@ export const wrongConfigs: [string, Record<string, unknown>, string[]][] = [
       ]),
     },
     [
-      'hosts.h0.externalAddress: "198.51.100.10/32" is a network; write an address such as "198.51.100.10" or "2001:db8::10"',
+      'hosts.h0.externalAddress: "192.0.2.25/32" is a network; write an address such as "192.0.2.25" or "2001:db8::25"',
       `hosts.h1.externalAddress: "" ${noAddress}`,
       "hosts.h2.externalAddress: is an empty list; write the host's addresses, or delete it",
       `hosts.h3.externalAddress[0]: "mx1.example.org" ${noAddress}`,
