@@ -1,12 +1,15 @@
 import * as pulumi from "@pulumi/pulumi";
 
 import type { LogIn } from "./host/connection";
+import type { HostOptions, HostSettings } from "./host/hostOptions";
 import { exposure } from "./policy/exposure";
 import { warnings, type Policy, type PolicyArgs } from "./policy/policy";
 
 interface Declaration {
   readonly name: string;
   readonly args: Required<PolicyArgs>;
+  readonly host: HostOptions;
+  readonly settings: HostSettings;
   readonly policy: Policy;
   readonly logIn: LogIn;
 }

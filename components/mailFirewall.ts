@@ -6,6 +6,7 @@ import { declared, policyInputs, warn } from "./declared";
 import { logIn } from "./host/connection";
 import { checkReachable, readNamedHost, type HostArgs } from "./host/hostArgs";
 import { HostFirewall } from "./host/hostFirewall";
+import { hostOptionKeys, readHostOptions, type HostOptions, type HostSettings } from "./host/hostOptions";
 import { checkPrivateKey } from "./host/privateKey";
 import { hostOnly } from "./host/ruleset";
 import { exposure } from "./policy/exposure";
@@ -16,6 +17,8 @@ import { readPolicy, type Policy, type PolicyArgs } from "./policy/policy";
 export interface MailFirewallArgs extends PolicyArgs {
   /** The hosts that get the firewall, by a name of their own. */
   hosts?: Record<string, HostArgs>;
+  /** Options for all hosts; what a host says itself wins. */
+  host?: HostOptions;
   /** Private key for all hosts that bring none of their own. Defaults to the keys of the running SSH agent. */
   sshPrivateKey?: pulumi.Input<string>;
   /** Passphrase of `sshPrivateKey`, where it has one. */
@@ -28,6 +31,7 @@ export const firewallKeys = [
   "services",
   "ssh",
   "ports",
+  "host",
   "hosts",
   "sshPrivateKey",
   "sshPrivateKeyPassword",
@@ -45,7 +49,7 @@ export class MailFirewall extends pulumi.ComponentResource {
    * later, read its `status`.
    */
   public readonly hosts: pulumi.Output<Record<string, string>>;
-  /** What only the hosts enforce, each with the reason. */
+  /** What only the hosts enforce, each with the reason; where a host of `args.hosts` differs, below `name: `. */
   public readonly hostOnly: pulumi.Output<Record<string, string>>;
   /** What only the security group enforces, each with the reason. */
   public readonly cloudOnly: pulumi.Output<Record<string, string>>;
@@ -58,24 +62,32 @@ export class MailFirewall extends pulumi.ComponentResource {
   constructor(name: string, args: MailFirewallArgs, opts?: pulumi.ComponentResourceOptions) {
     const faults = new Faults();
     faults.unknownKeys(args, ["sshPorts", ...firewallKeys], "");
-    const policy = readFirewall(args, "", faults);
+    const { policy, settings, hostSettings } = readFirewall(args, "", faults);
     if (faults.list.length > 0) throw new pulumi.RunError(report(`MailFirewall "${name}"`, faults.list));
     super("mail-firewall:index:MailFirewall", name, policyInputs(policy, opts), opts);
     warn(this, policy, opts);
 
     const { services = {}, ssh, ports = {}, hosts = {}, aws } = args;
-    // A copy: whoever changes the original later must not change what addHost deploys.
+    // Copies: whoever changes the originals later must not change what addHost deploys.
     const policyArgs = structuredClone({ services, ssh, ports, sshPorts: [...policy.sshPorts] });
     const { sshPrivateKey: privateKey, sshPrivateKeyPassword: privateKeyPassword } = args;
-    declared.set(this, { name, args: policyArgs, policy, logIn: logIn({ privateKey, privateKeyPassword }, {}) });
+    const host = structuredClone(args.host ?? {});
+    declared.set(this, {
+      name,
+      args: policyArgs,
+      host,
+      settings,
+      policy,
+      logIn: logIn({ privateKey, privateKeyPassword }, {}),
+    });
 
     const group = aws && new MailSecurityGroup(name, { ...policyArgs, ...aws }, { parent: this });
-    const deployed = Object.entries(hosts).map(([host, hostArgs]) => [host, this.addHost(host, hostArgs)] as const);
+    const deployed = Object.entries(hosts).map(([key, hostArgs]) => [key, this.addHost(key, hostArgs)] as const);
 
     this.exposure = pulumi.output(exposure(policy));
     this.securityGroupId = group?.securityGroupId;
-    this.hosts = pulumi.output(Object.fromEntries(deployed.map(([host, { status }]) => [host, status])));
-    this.hostOnly = pulumi.output({ ...hostOnly });
+    this.hosts = pulumi.output(Object.fromEntries(deployed.map(([key, { status }]) => [key, status])));
+    this.hostOnly = pulumi.output(hostOnlyOf(settings, hostSettings));
     this.cloudOnly = pulumi.output({ ...cloudOnly });
     this.registerOutputs({
       exposure: this.exposure,
@@ -103,14 +115,36 @@ export class MailFirewall extends pulumi.ComponentResource {
       const all = [...sshPorts, port].join(", ");
       faults.add("sshPorts", `${port} is not among the firewall's own; give MailFirewall sshPorts: [${all}]`);
     }
+    if (isRecord(args)) readHostOptions(args, "", faults, firewall.settings);
     checkReachable(args.host, firewall.policy.ssh, "", faults);
     if (faults.list.length > 0) throw new pulumi.RunError(report(`${firewall.name}.addHost("${name}")`, faults.list));
+    const own = Object.fromEntries(Object.entries(args).filter(([, value]) => value !== undefined)) as HostArgs;
     return new HostFirewall(
       `${firewall.name}-${name}`,
-      { ...args, ...logIn(args, firewall.logIn), ...firewall.args },
+      { ...firewall.host, ...own, ...logIn(args, firewall.logIn), ...firewall.args },
       { parent: this, ...opts },
     );
   }
+}
+
+/** What all hosts enforce by the common settings, and what single hosts enforce otherwise. */
+function hostOnlyOf(settings: HostSettings, hosts: Readonly<Record<string, HostSettings>>): Record<string, string> {
+  const common = hostOnly(settings);
+  const others = Object.entries(hosts).flatMap(([name, its]) => {
+    const own = hostOnly(its);
+    return [...new Set([...Object.keys(common), ...Object.keys(own)])]
+      .filter((key) => own[key] !== common[key])
+      .map((key) => [`${name}: ${key}`, own[key] ?? "not on this host"] as const);
+  });
+  return { ...common, ...Object.fromEntries(others) };
+}
+
+/** All that is decided about a firewall. */
+interface Firewall {
+  readonly policy: Policy;
+  /** Of all hosts that say nothing else. */
+  readonly settings: HostSettings;
+  readonly hostSettings: Readonly<Record<string, HostSettings>>;
 }
 
 /**
@@ -118,8 +152,17 @@ export class MailFirewall extends pulumi.ComponentResource {
  *
  * @param at where it stands, for the paths of faults: "" in code, `mail-firewall:` in stack config.
  */
-export function readFirewall(args: MailFirewallArgs, at: string, faults: Faults): Policy {
-  const { hosts = {}, sshPrivateKey, sshPrivateKeyPassword, aws } = args as unknown as Record<string, unknown>;
+export function readFirewall(args: MailFirewallArgs, at: string, faults: Faults): Firewall {
+  const {
+    host: common = {},
+    hosts = {},
+    sshPrivateKey,
+    sshPrivateKeyPassword,
+    aws,
+  } = args as unknown as Record<string, unknown>;
+  if (isRecord(common)) faults.unknownKeys(common, hostOptionKeys, join(at, "host"));
+  const settings = readHostOptions(common, join(at, "host"), faults);
+  const hostSettings: Record<string, HostSettings> = {};
   const sshPorts: number[] = [];
   if (!isRecord(hosts)) {
     faults.add(
@@ -132,7 +175,9 @@ export function readFirewall(args: MailFirewallArgs, at: string, faults: Faults)
   for (const [name, host] of entries) {
     const where = join(join(at, "hosts"), name);
     sshPorts.push(...readNamedHost(name, host, where, faults));
-    if (!isRecord(host) || typeof host.host !== "string") continue;
+    if (!isRecord(host)) continue;
+    hostSettings[name] = readHostOptions(host, where, faults, settings);
+    if (typeof host.host !== "string") continue;
     const behind = isRecord(host.bastion) ? host.bastion.host : undefined; // a private address may be there twice
     const place = JSON.stringify([host.host, host.port ?? 22, behind]);
     const twin = places.get(place);
@@ -154,5 +199,5 @@ export function readFirewall(args: MailFirewallArgs, at: string, faults: Faults)
       `is missing, and so is "aws": add hosts to protect, or aws: { vpcId: vpc-... } for a security group, or both`,
     );
   }
-  return policy;
+  return { policy, settings, hostSettings };
 }

@@ -6,15 +6,18 @@ import type { BastionArgs, HostArgs } from "./hostArgs";
 /**
  * How the provider reaches a host: known fields, and none that was not given, because the provider prints unknown ones, and
  * hides all of it in a diff.
+ *
+ * @param rollbackSeconds how long the host waits for the connection that confirms its rules.
  */
-export function connection(args: HostArgs): CommandArgs["connection"] {
-  const { bastion } = args;
-  if (bastion === undefined) return endpoint(args, args.agentSocketPath);
+export function connection(args: HostArgs, rollbackSeconds: number): CommandArgs["connection"] {
+  const { bastion, agentSocketPath } = args;
+  const host = endpoint(args, agentSocketPath, rollbackSeconds);
+  if (bastion === undefined) return host;
   return {
-    ...endpoint(args, args.agentSocketPath),
+    ...host,
     // Each attempt behind a bastion uses the stream that the first one closed: its error would hide the true one.
     dialErrorLimit: 0,
-    proxy: endpoint({ ...bastion, ...logIn(bastion, args) }, args.agentSocketPath),
+    proxy: endpoint({ ...bastion, ...logIn(bastion, args) }, agentSocketPath, rollbackSeconds),
   };
 }
 
@@ -33,7 +36,7 @@ export function logIn(own: LogIn, general: LogIn): LogIn {
   };
 }
 
-function endpoint(args: BastionArgs, agentSocketPath: Input<string> | undefined) {
+function endpoint(args: BastionArgs, agentSocketPath: Input<string> | undefined, rollbackSeconds: number) {
   return {
     host: args.host,
     port: args.port ?? 22,
@@ -43,7 +46,8 @@ function endpoint(args: BastionArgs, agentSocketPath: Input<string> | undefined)
     ...(agentSocketPath === undefined ? {} : { agentSocketPath }),
     // Every attempt counts for whoever bans addresses after failed logins, and a wrong key is retried like a lost packet.
     dialErrorLimit: 2,
-    perDialTimeout: 10,
+    // All three attempts to confirm lie within the time that there is for it.
+    perDialTimeout: Math.min(10, Math.floor(rollbackSeconds / 5)),
   };
 }
 

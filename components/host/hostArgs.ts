@@ -4,10 +4,11 @@ import type * as pulumi from "@pulumi/pulumi";
 
 import { isPlain, isRecord, join, show, type Faults } from "../policy/faults";
 import { readPort, readSshPort, readSshPorts, type Sources } from "../policy/policy";
+import { hostOptionKeys, type HostOptions } from "./hostOptions";
 import { checkPrivateKey } from "./privateKey";
 
-/** How a host is reached over SSH. */
-export interface HostArgs {
+/** How a host is reached over SSH, and what its firewall does besides the policy. */
+export interface HostArgs extends HostOptions {
   /** Name or address to dial. */
   host: pulumi.Input<string>;
   /** Port to dial. Defaults to 22. */
@@ -70,7 +71,7 @@ const bastionKeys = [
   "privateKeyPassword",
 ] as const;
 
-export const hostKeys = [...bastionKeys, "agentSocketPath", "bastion", "sshPorts"] as const;
+export const hostKeys = [...bastionKeys, "agentSocketPath", "bastion", "sshPorts", ...hostOptionKeys] as const;
 
 /**
  * Reads a host below a name of its own; whatever is wrong with it is added to `faults`.

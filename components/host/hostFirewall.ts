@@ -9,6 +9,7 @@ import { Faults, report } from "../policy/faults";
 import { policyKeys, readPolicy, rules, type Policy, type PolicyArgs } from "../policy/policy";
 import { connection, connectionWarnings } from "./connection";
 import { checkReachable, hostKeys, readHost, type HostArgs } from "./hostArgs";
+import { defaultSettings, hostWarnings, readHostOptions, type HostSettings } from "./hostOptions";
 import { rulesets } from "./ruleset";
 
 const scriptText = readFileSync(join(__dirname, "mail-firewall.sh"), "utf8");
@@ -27,15 +28,22 @@ export class HostFirewall extends pulumi.ComponentResource {
    * @param opts A bag of options that control this component's behavior.
    */
   constructor(name: string, args: HostFirewallArgs, opts?: pulumi.ComponentResourceOptions) {
-    const policy = readHostPolicy(name, args);
+    const { policy, settings } = readHostFirewall(name, args);
     super("mail-firewall:index:HostFirewall", name, { host: args.host, ...policyInputs(policy, opts) }, opts);
     warn(this, policy, opts);
+    for (const warning of hostWarnings(settings, rules(policy))) void pulumi.log.warn(warning, this);
 
     for (const warning of connectionWarnings(name, args)) void pulumi.log.warn(warning, this);
 
     const isRoot = (args.user ?? "root") === "root";
     const script = `${isRoot ? "" : "sudo -n "}${scriptPath}`;
-    const remote = { connection: connection(args), addPreviousOutputInEnv: false, logging: "stderr" } as const;
+    const remote = {
+      connection: connection(args, settings.rollbackSeconds),
+      addPreviousOutputInEnv: false,
+      logging: "stderr",
+    } as const;
+
+    const options = { parent: this, retainOnDelete: settings.abandon };
 
     const install = new Command(
       `${name}-install`,
@@ -45,24 +53,24 @@ export class HostFirewall extends pulumi.ComponentResource {
         delete: `${script} uninstall`,
         stdin: scriptText,
       },
-      { parent: this },
+      options,
     );
     const apply = new Command(
       `${name}-apply`,
       {
         ...remote,
-        create: `${script} apply`,
+        create: [script, "apply", ...applyOptions(settings)].join(" "),
         delete: `${script} remove --owned`,
-        stdin: rulesets(rules(policy), `${pulumi.getProject()}/${pulumi.getStack()}/${name}`),
+        stdin: rulesets(rules(policy), `${pulumi.getProject()}/${pulumi.getStack()}/${name}`, settings),
       },
       // Otherwise the old command's `delete` would take away what the new one has just loaded.
-      { parent: this, dependsOn: install, deleteBeforeReplace: true },
+      { ...options, dependsOn: install, deleteBeforeReplace: true },
     );
     // A new connection, through the new rules: the only proof that they let one in. Without it the host goes back by itself.
     const confirm = new Command(
       `${name}-confirm`,
       { ...remote, create: `${script} confirm`, stdin: apply.stdout },
-      { parent: this },
+      options,
     );
     // Where the host had gone back before it could be confirmed, as after an interrupted `up`, confirm applies again, and only
     // one more new connection can confirm that. Otherwise confirm says nothing but `confirmed`, and this one has nothing to do;
@@ -70,7 +78,7 @@ export class HostFirewall extends pulumi.ComponentResource {
     const reconfirm = new Command(
       `${name}-reconfirm`,
       { ...remote, create: `${script} confirm --again`, stdin: confirm.stdout },
-      { parent: this, ignoreChanges: pulumi.runtime.isDryRun() ? ["stdin"] : [] },
+      { ...options, ignoreChanges: pulumi.runtime.isDryRun() ? ["stdin"] : [] },
     );
 
     this.status = pulumi.interpolate`${reconfirm.stdout} ${apply.stdout.apply(fingerprint)}`;
@@ -100,12 +108,22 @@ function fingerprint(applied: string): string {
   return applied.replace(/^applied |-.*$/g, "");
 }
 
-function readHostPolicy(name: string, args: HostFirewallArgs): Policy {
+/** What differs from the defaults of the script, so that the command is the same for nearly all. */
+function applyOptions({ rollbackSeconds, takeOver, onDestroy }: HostSettings): string[] {
+  return [
+    ...(rollbackSeconds === defaultSettings.rollbackSeconds ? [] : [`--rollback ${rollbackSeconds}`]),
+    ...(takeOver ? ["--take-over"] : []),
+    ...(onDestroy === "keep" ? ["--keep"] : []),
+  ];
+}
+
+function readHostFirewall(name: string, args: HostFirewallArgs): { policy: Policy; settings: HostSettings } {
   const faults = new Faults();
   faults.unknownKeys(args, [...policyKeys, ...hostKeys], "");
   const sshPorts = readHost(args, "", faults);
+  const settings = readHostOptions(args, "", faults);
   const policy = readPolicy({ ...args, sshPorts: [] }, "", { any: true, sshPorts }, faults);
   checkReachable(args.host, policy.ssh, "", faults);
   if (faults.list.length > 0) throw new pulumi.RunError(report(`HostFirewall "${name}"`, faults.list));
-  return policy;
+  return { policy, settings };
 }

@@ -19,8 +19,8 @@
 #
 # RULESETS holds one `iptables-restore` text after the line `# IPv4` and one after `# IPv6`, in the form in which
 # `iptables-save` prints them back. Each family is loaded in one transaction (iptables-restore --noflush), so that no packet
-# ever meets half a ruleset. Only the table filter is used, and in it only chains named MAILFW-* and one jump to each. The first
-# rule of MAILFW-IN does nothing but name the owner in its comment.
+# ever meets half a ruleset. Only the table filter is used, and in it only chains named MAILFW-*, and one jump to them from each of
+# INPUT, OUTPUT and DOCKER-USER. The first rule of MAILFW-IN does nothing but name the owner in its comment.
 #
 # Whatever dies at whatever moment, the timer, which was started before anything was changed, or else the next run, takes the
 # host to the confirmed rules, in both families.
@@ -96,23 +96,34 @@ owner() {
 place_jump() {
   wanted=$(chains "$4" | grep -cx "$3" || :)
   awk -v hook="$2" -v chain="$3" -v wanted="$wanted" '
-    $1 != "-A" || $2 != hook { next }
+    $1 == ":" hook { exists = 1 }
+    { gsub(/"([^"\\]|\\.)*"/, "") }   # a comment may say anything
+    $1 != "-A" { next }
+    $0 ~ " -[jg] " hook "( |$)" { used = 1 }
+    $2 != hook { next }
     $0 == "-A " hook " -j " chain { ours++; at = others + 1; next }
-    { gsub(/"([^"\\]|\\.)*"/, "")   # a comment may say anything
-      # A goto does not come back, unlike a jump.
-      if (!place && / (-g |-j (ACCEPT|DROP|REJECT|RETURN|QUEUE|NFQUEUE)( |$))/) place = others + 1
+    # A goto does not come back, unlike a jump.
+    { if (!place && / (-g |-j (ACCEPT|DROP|REJECT|RETURN|QUEUE|NFQUEUE)( |$))/) place = others + 1
       others++ }
     END {
       if (!place) place = others + 1
       if (ours + 0 == wanted && (!wanted || at == place)) exit
+      # Docker makes this one when it starts, and finds it made: what it publishes is ours to judge from its first moment.
+      if (wanted && !exists && hook == "DOCKER-USER") print ":" hook " - [0:0]"
       while (ours-- > 0) print "-D " hook " -j " chain
       if (wanted) print "-I " hook " " place " -j " chain
+      else if (!others && !used && hook == "DOCKER-USER") print "-X " hook
     }' "$dir/kernel.$1"
 }
 
+# The chains of others that jump to ours, each with the one of ours.
+hooks='INPUT:MAILFW-IN OUTPUT:MAILFW-OUT DOCKER-USER:MAILFW-FWD'
+
 # place_jumps FAMILY RULES
 place_jumps() {
-  place_jump "$1" INPUT MAILFW-IN "$2" && place_jump "$1" OUTPUT MAILFW-OUT "$2"
+  for hook in $hooks; do
+    place_jump "$1" "${hook%:*}" "${hook#*:}" "$2" || return
+  done
 }
 
 # load FAMILY RULES: makes RULES, an iptables-save text of our chains, live in one transaction; chains of ours that it does not
@@ -280,8 +291,12 @@ lock() {
 
 # at_work: those that are on, or will be after a reboot: `NAME enabled|disabled active|inactive`.
 at_work() {
-  # ufw is what its own file says, whatever systemd thinks of its unit.
-  if grep -qiE '^ENABLED="?yes"?$' /etc/ufw/ufw.conf 2>/dev/null; then echo ufw enabled active; fi
+  # ufw is what its own file says, whatever systemd thinks of its unit, unless nothing starts it.
+  if grep -qiE '^ENABLED="?yes"?$' /etc/ufw/ufw.conf 2>/dev/null; then
+    if [ ! -d /run/systemd/system ] || systemctl is-enabled --quiet ufw 2>/dev/null || grep -q '^:ufw-user-input ' "$dir"/kernel.?; then
+      echo ufw enabled active
+    fi
+  fi
   [ -d /run/systemd/system ] || return 0
   for unit in firewalld netfilter-persistent nftables iptables ip6tables; do
     enabled=disabled active=inactive
@@ -310,7 +325,7 @@ stop_others() {
     mkdir -p "$run/stopped"
     grep -q "^$name " "$run/stopped/list" 2>/dev/null || echo "$name $was" >>"$run/stopped/list"
     case $name in
-      ufw) ufw_init force-stop ;;
+      ufw) ufw_init stop ;;
       firewalld) systemctl stop firewalld ;;
       nftables)
         # Never stopped: its ExecStop flushes every table, those of iptables-nft among them.
@@ -668,13 +683,12 @@ compare() {
   read_kernel "$1" || return
   diff "$2" "$dir/live.$1" >"$dir/diff" || sed -n -e 's/^< -A/missing: -A/p' -e 's/^> -A/not ours: -A/p' "$dir/diff" |
     while read -r line; do say difference rules "IPv$1: $line"; done
-  for jump in 'INPUT MAILFW-IN' 'OUTPUT MAILFW-OUT'; do
-    # shellcheck disable=SC2086 # two words
-    [ -n "$(place_jump "$1" $jump "$2")" ] || continue
-    if grep -qx -- "-A ${jump% *} -j ${jump#* }" "$dir/kernel.$1"; then
-      say difference jump "IPv$1: the jump from ${jump% *} to ${jump#* } is not where it belongs, once and before the first rule that decides"
+  for hook in $hooks; do
+    [ -n "$(place_jump "$1" "${hook%:*}" "${hook#*:}" "$2")" ] || continue
+    if grep -qx -- "-A ${hook%:*} -j ${hook#*:}" "$dir/kernel.$1"; then
+      say difference jump "IPv$1: the jump from ${hook%:*} to ${hook#*:} is not where it belongs, once and before the first rule that decides"
     else
-      say difference jump "IPv$1: the jump from ${jump% *} to ${jump#* } is missing"
+      say difference jump "IPv$1: the jump from ${hook%:*} to ${hook#*:} is missing"
     fi
   done
 }
@@ -682,7 +696,7 @@ compare() {
 # services PROTOCOL: `PORT NAME` of what the rules of $dir/expected open.
 services() {
   cat "$dir/expected/rules.v4" "$dir/expected/rules.v6" |
-    sed -nE "s/^-A MAILFW-IN .*-p $1 .*--dport ([0-9]+) .*-m comment --comment ([^ ]+) -j ACCEPT\$/\1 \2/p" | sort -u
+    sed -nE "s/^-A MAILFW-(IN|OPEN) .*-p $1 .*port ([0-9]+) -m comment --comment ([^ ]+) -j (ACCEPT|RETURN)\$/\2 \3/p" | sort -u
 }
 
 check_listeners() {
@@ -692,7 +706,7 @@ check_listeners() {
     listening "$protocol" >"$dir/listening"
     services "$protocol" >"$dir/open"
     while read -r port name; do
-      grep -qx "$port" "$dir/listening" || say notice unused "$name ($protocol/$port) is open, and nothing listens on it"
+      grep -qx "$port" "$dir/listening" || grep -q "^-A DOCKER .*--dport $port " "$dir"/kernel.? || say notice unused "$name ($protocol/$port) is open, and nothing listens on it"
     done <"$dir/open"
     while read -r port; do
       { [ "$protocol" = udp ] && { [ "$port" -ge "$ephemeral" ] || [ "$port" = 68 ] || [ "$port" = 546 ]; }; } ||

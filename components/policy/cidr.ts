@@ -46,6 +46,20 @@ export function parseCidr(text: string): Cidr | string {
   return { family, first, prefix, text: canonical };
 }
 
+/**
+ * Reads one address, as strictly as {@link parseCidr}.
+ *
+ * @returns the network of this address alone, or a sentence that says what is wrong and what would be right.
+ */
+export function parseAddress(text: string): Cidr | string {
+  const family = text.includes("%") ? 0 : isIP(text);
+  if (family !== 4 && family !== 6) {
+    return `is ${text.includes("/") ? "a network" : "no address"}; write an address such as "192.0.2.25" or "2001:db8::25"`;
+  }
+  const cidr = parseCidr(`${text}/${bits[family]}`);
+  return typeof cidr === "string" ? cidr.replace(/\/\d+$/, "") : cidr;
+}
+
 /** The highest address of a network. */
 export function last(cidr: Cidr): bigint {
   return cidr.first + (1n << BigInt(bits[cidr.family] - cidr.prefix)) - 1n;

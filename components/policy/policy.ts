@@ -119,13 +119,26 @@ export function readSources(value: unknown, path: string, faults: Faults): Sourc
   const items = value as unknown[];
   if (items.length === 1 && items[0] === "public") return everyone;
   if (items.length === 1 && items[0] === "closed") return [];
+  return readNetworks(items, path, faults, (item) =>
+    item === "public" || item === "closed" ? "stands alone; delete it or the rest of the list" : undefined,
+  );
+}
+
+/**
+ * Reads networks of which none lies inside another.
+ *
+ * @param refuse says what is wrong with an item, besides what is wrong with any that is no network.
+ */
+export function readNetworks(
+  items: readonly unknown[],
+  path: string,
+  faults: Faults,
+  refuse: (item: unknown, network: Cidr | string) => string | undefined,
+): Cidr[] {
   const found: { cidr: Cidr; i: number }[] = [];
   items.forEach((item, i) => {
-    if (item === "public" || item === "closed") {
-      faults.add(`${path}[${i}]`, `"${item}" stands alone; delete it or the rest of the list`);
-      return;
-    }
-    const cidr = typeof item === "string" ? parseCidr(item) : 'is not text; write a network such as "10.20.0.0/16"';
+    const network = typeof item === "string" ? parseCidr(item) : 'is not text; write a network such as "10.20.0.0/16"';
+    const cidr = refuse(item, network) ?? network;
     if (typeof cidr === "string") faults.add(`${path}[${i}]`, `${show(item)} ${cidr}`);
     else found.push({ cidr, i });
   });

@@ -53,17 +53,30 @@ describe("parts of a stack", () => {
   });
 
   test("config set --path, as the CLI writes it", async () => {
-    const stack = await started({ ssh: policy.ssh, hosts: { mx1: { host: host.address4, hostKey: host.hostKey } } });
+    const stack = await started({
+      ssh: policy.ssh,
+      host: { logging: "off" }, // written without quotes, as anybody would
+      hosts: { mx1: { host: host.address4, hostKey: host.hostKey } },
+    });
     for (const [key, value] of [
       ["mail-firewall:services.imaps", "public"],
       ["mail-firewall:services.imap[0]", "10.20.0.0/16"],
       ["mail-firewall:hosts.mx1.port", "22"],
+      ["mail-firewall:hosts.mx1.externalAddress", host.address4],
+      ["mail-firewall:host.trustedInterfaces[0]", "wg0"],
+      ["mail-firewall:host.rollbackSeconds", "120"],
+      ["mail-firewall:host.takeOver", "true"],
     ]) {
       succeeded(await stack.pulumi("config", "set", "--path", key!, value!));
     }
     const output = succeeded(await stack.preview("--diff"));
     expect(output).toMatch(/imaps +: "tcp\/993: public"/);
     expect(output).toMatch(/imap +: "tcp\/143: 10\.20\.0\.0\/16"/);
+    expect(output).toMatch(/trusted interfaces +: "all accepted through wg0: /);
+    expect(output).toContain("mx1: external address");
+    expect(output).toContain(`"services only at ${host.address4}: `);
+    expect(output).not.toMatch(/logging +: ".* dropped packets/);
+    expect(output).toContain("warning: externalAddress names no IPv6 address: no service is reached over IPv6");
   });
 
   test.each<[string, Config, string[]]>([

@@ -4,17 +4,22 @@ import { readFileSync } from "node:fs";
 
 import fc from "fast-check";
 
+import { readHostOptions, type HostOptions } from "../../components/host/hostOptions";
 import { rulesets } from "../../components/host/ruleset";
 import { Faults } from "../../components/policy/faults";
 import { readPolicy, rules, type PolicyArgs } from "../../components/policy/policy";
 import { startMailHost, type MailHost } from "../sandbox/host";
-import { policyArgs } from "../unit/arbitraries";
+import { hostOptions, policyArgs } from "../unit/arbitraries";
 import { expectedRulesets, live } from "./example";
 
 jest.setTimeout(120_000);
 
 const script = readFileSync("components/host/mail-firewall.sh", "utf8");
-const textOf = (args: PolicyArgs) => rulesets(rules(readPolicy(args, "", { any: true }, new Faults())), owner);
+const textOf = (args: PolicyArgs, options: HostOptions = {}) => {
+  const faults = new Faults();
+  const policy = readPolicy(args, "", { any: true }, faults);
+  return rulesets(rules(policy), owner, readHostOptions(options, "", faults));
+};
 const owner = "mail-firewall/test/mx1";
 const example = expectedRulesets(owner);
 
@@ -53,14 +58,14 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
     expect(await remove()).toMatchObject({ code: 0 });
   });
 
-  test("policies load, and come back from the kernel byte for byte", async () => {
+  test("policies and options load, and come back from the kernel byte for byte", async () => {
     await fc.assert(
-      fc.asyncProperty(policyArgs, async (args) => {
-        const text = textOf(args);
+      fc.asyncProperty(policyArgs, hostOptions, async (args, options) => {
+        const text = textOf(args, options);
         expect(await apply(text)).toMatchObject({ code: 0, stderr: "" });
         expect(await live(host)).toBe(text);
       }),
-      { numRuns: 25 },
+      { numRuns: process.env.MAILFW_ALL === "1" ? 200 : 25 },
     );
   });
 

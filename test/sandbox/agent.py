@@ -1,9 +1,10 @@
-"""The network ends of the sandbox: `agent.py listen` on a mail host, `agent.py probe MS` and `agent.py ping MS` on a client.
+"""The network ends of the sandbox: `agent.py listen` on a mail host, and on a client `agent.py probe MS`, `ping MS` and `forge MS`.
 
 Input and output are JSON. Only the standard library is used: this runs with whatever python3 the machine has.
 """
 
 import asyncio
+import ipaddress
 import json
 import os
 import resource
@@ -131,12 +132,37 @@ async def ping(request, timeout):
             print("false")
 
 
+# --- forge: {source, target, sourcePort, port, count} on stdin; prints how many UDP packets left
+
+
+IPV6_HDRINCL = 36  # not in socket yet
+
+
+async def forge(order, _timeout):
+    """Sends from an address that this machine need not have: it writes the IP header itself."""
+    source, target = (ipaddress.ip_address(order[end]).packed for end in ("source", "target"))
+    ports = struct.pack("!HHH", order["sourcePort"], order["port"], 8)
+    sum_of_it = checksum(source + target + struct.pack("!HH", socket.IPPROTO_UDP, 8) + ports) or 0xFFFF
+    datagram = ports + struct.pack("!H", sum_of_it)
+    if len(source) == 16:
+        header = struct.pack("!IHBB", 6 << 28, len(datagram), socket.IPPROTO_UDP, 64)
+        family, level, option = socket.AF_INET6, socket.IPPROTO_IPV6, IPV6_HDRINCL
+    else:  # the kernel fills in the length, the id and the checksum
+        header = struct.pack("!BBHHHBBH", 0x45, 0, 0, 0, 0, 64, socket.IPPROTO_UDP, 0)
+        family, level, option = socket.AF_INET, socket.IPPROTO_IP, socket.IP_HDRINCL
+    with socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_RAW) as sock:
+        sock.setsockopt(level, option, 1)
+        for _ in range(order["count"]):
+            sock.sendto(header + source + target + datagram, (order["target"], 0))
+    print(order["count"])
+
+
 def main(verb, argument):
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # a socket for each probe
     if verb == "listen":
         return listen(json.loads(argument))
-    verbs = {"probe": probe_all, "ping": ping}
+    verbs = {"probe": probe_all, "ping": ping, "forge": forge}
     return verbs[verb](json.load(sys.stdin), float(argument) / 1000)
 
 

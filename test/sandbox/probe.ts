@@ -75,6 +75,22 @@ export async function ping(
   return (await ask(client, "ping", timeoutMs, { source, target })) as boolean;
 }
 
+export interface Forgery {
+  /** The address that the packets claim to come from. */
+  source: string;
+  target: string;
+  /** UDP port at the target. */
+  port: number;
+  count: number;
+}
+
+let lastPort = 20_000;
+
+/** Sends UDP packets with a source that the client need not have, each call from another port: a flow of its own. */
+export async function forge(client: Client, forgery: Forgery): Promise<void> {
+  await ask(client, "forge", 0, { ...forgery, sourcePort: ++lastPort });
+}
+
 async function ask(client: Client, verb: string, timeoutMs: number, question: unknown): Promise<unknown> {
   const command = ["-t", `${client.pid}`, "--net", python, agent, verb, `${timeoutMs}`];
   const { code, stdout, stderr } = await execute("nsenter", command, JSON.stringify(question));

@@ -1,5 +1,6 @@
 import fc from "fast-check";
 
+import type { HostOptions } from "../../components/host/hostOptions";
 import { print, type Family } from "../../components/policy/cidr";
 import type { PolicyArgs } from "../../components/policy/policy";
 import { serviceNames } from "../../components/policy/services";
@@ -44,6 +45,34 @@ export const policyArgs: fc.Arbitrary<PolicyArgs> = fc.record({
     )
     .map((ports) => Object.fromEntries(ports.map((port) => [`p${port.port}`, port]))),
 });
+
+const hostAddress = fc.oneof(
+  fc.nat(255).map((n) => `198.51.100.${n}`),
+  fc.bigInt(0n, (1n << 96n) - 1n).map((n) => print(6, (0x2001_0db8n << 96n) + n)),
+);
+
+/** Valid options of a host. */
+export const hostOptions: fc.Arbitrary<HostOptions> = fc.record(
+  {
+    externalInterface: fc.constantFrom("eth0", "ppp+", "enp0s31f6", "15-characters_x", "vlan.100"),
+    externalAddress: fc.uniqueArray(hostAddress, { minLength: 1, maxLength: 4 }),
+    trustedInterfaces: fc.uniqueArray(fc.constantFrom("wg0", "tailscale0", "br-+", "15.character-s+"), {
+      maxLength: 4,
+    }),
+    trustedNetworks: networks,
+    logging: fc.oneof(
+      fc.constant("off"),
+      fc
+        .tuple(fc.integer({ min: 1, max: 100 }), fc.constantFrom("sec", "min", "hour", "day"))
+        .map((rate) => rate.join("/")),
+    ),
+    noLog: fc.uniqueArray(
+      fc.tuple(fc.constantFrom("tcp", "udp"), fc.integer({ min: 1, max: 65535 })).map((port) => port.join("/")),
+      { maxLength: 40 },
+    ),
+  },
+  { requiredKeys: [], noNullPrototype: true },
+);
 
 /** The same value with the keys of its maps, and the elements of its lists, in another order. */
 export function shuffled<T>(value: T, random: () => number): T {

@@ -1,6 +1,6 @@
 import fc from "fast-check";
 
-import { compareCidr, contains, last, parseCidr, print, type Cidr } from "../../components/policy/cidr";
+import { compareCidr, contains, last, parseAddress, parseCidr, print, type Cidr } from "../../components/policy/cidr";
 import { cidrText } from "./arbitraries";
 
 const parsed = (text: string) => parseCidr(text) as Cidr;
@@ -77,4 +77,21 @@ test("two networks are apart or one holds the other, and the order of networks i
       expect(compareCidr(x, y) === 0).toBe(a === b);
     }),
   );
+});
+
+test.each([
+  ["198.51.100.10", "198.51.100.10/32"],
+  ["2001:DB8:0::10", "2001:db8::10/128"],
+])("reads the address %s as %s", (text, canonical) => {
+  expect(parseAddress(text)).toEqual(parsed(canonical));
+});
+
+test.each([
+  ...["", "010.0.0.1", "0x0a.0.0.1", "10.1", " 10.0.0.1", "10.0.0.1 ", "fe80::1%eth0", "mx1.example.org"].map(
+    (text) => [text, 'is no address; write an address such as "192.0.2.25" or "2001:db8::25"'],
+  ),
+  ["10.0.0.1/32", 'is a network; write an address such as "192.0.2.25" or "2001:db8::25"'],
+  ["::ffff:10.0.0.1", "is an IPv4-mapped IPv6 address; write 10.0.0.1"],
+])("refuses the address %j", (text, problem) => {
+  expect(parseAddress(text)).toBe(problem);
 });

@@ -5,6 +5,7 @@ import type { MockMonitor } from "@pulumi/pulumi/runtime/mocks";
 
 import { HostFirewall, MailFirewall, MailSecurityGroup, type HostArgs, type MailFirewallArgs } from "../../components";
 import { groupRules } from "../../components/cloud/groupRules";
+import { readHostOptions, type HostOptions } from "../../components/host/hostOptions";
 import { rulesets } from "../../components/host/ruleset";
 import { Faults } from "../../components/policy/faults";
 import { readPolicy, rules, type PolicyArgs } from "../../components/policy/policy";
@@ -507,6 +508,63 @@ describe("options and neighbours", () => {
       return firewall.addHost("mx1", mx1);
     });
     expect(inputsOf(resources, "HostFirewall > Command mail-mx1-apply").stdin).not.toContain("pop3");
+  });
+});
+
+describe("options of hosts", () => {
+  const textOf = (options: HostOptions, name: string) =>
+    rulesets(rulesOf(policy), `mail-firewall/test/${name}`, readHostOptions(options, "", new Faults()));
+  const stdinOf = (resources: Seen[], name: string) =>
+    inputsOf(resources, `HostFirewall > Command ${name}-apply`).stdin as string;
+
+  test("HostFirewall takes them directly, and says what is unusual about them", async () => {
+    const options = { externalAddress: ["198.51.100.10"], trustedNetworks: ["203.0.113.0/24"] };
+    const { resources, warned } = await run(() => new HostFirewall("mx1", { ...policy, ...mx1, ...options }));
+    expect(stdinOf(resources, "mx1")).toBe(textOf(options, "mx1"));
+    expect(warned).toEqual([
+      "externalAddress names no IPv6 address: no service is reached over IPv6",
+      "trustedNetworks holds public addresses, to which every port is open: 203.0.113.0/24",
+    ]);
+  });
+
+  test("MailFirewall gives its own to all hosts, of which each may say otherwise", async () => {
+    const host = { externalInterface: "eth0", trustedInterfaces: ["wg0"] };
+    const { result, resources } = await run(() => {
+      const firewall = new MailFirewall("mail", {
+        ...policy,
+        host,
+        hosts: { mx1, mx2: { ...mx1, host: "198.51.100.11", trustedInterfaces: [], externalInterface: undefined } },
+      });
+      host.externalInterface = "eth1"; // what the caller changes later does not reach a host that is added then
+      firewall.addHost("mx3", { ...mx1, host: "198.51.100.12", logging: "off" });
+      return firewall;
+    });
+    expect(stdinOf(resources, "mail-mx1")).toBe(textOf({ ...host, externalInterface: "eth0" }, "mail-mx1"));
+    expect(stdinOf(resources, "mail-mx2")).toBe(textOf({ externalInterface: "eth0" }, "mail-mx2"));
+    expect(stdinOf(resources, "mail-mx3")).toBe(
+      textOf({ ...host, externalInterface: "eth0", logging: "off" }, "mail-mx3"),
+    );
+    const { value: hostOnly } = await resolve(result.hostOnly);
+    expect(Object.keys(hostOnly).filter((key) => / inter|: /.test(key))).toEqual([
+      "external interface",
+      "trusted interfaces",
+      "mx2: trusted interfaces",
+    ]);
+    expect(hostOnly["mx2: trusted interfaces"]).toBe("not on this host");
+  });
+
+  test("a fault is reported where it stands, against what is said for all hosts", async () => {
+    await run(() => {
+      const firewall = new MailFirewall("mail", { ...policy, host: { externalInterface: "eth0" }, aws: { vpcId } });
+      expect(() => firewall.addHost("mx1", { ...mx1, trustedInterfaces: ["eth0"] })).toThrow(
+        'mail.addHost("mx1"): 1 fault; nothing was touched\n' +
+          '  trustedInterfaces: "eth0" cannot be both trusted and external; everything would be open to the world',
+      );
+      expect(() => new HostFirewall("h", { ...policy, ...mx1, trustedNetworks: ["::/0"] })).toThrow(
+        'HostFirewall "h": 1 fault; nothing was touched\n' +
+          '  trustedNetworks[0]: "::/0" is everyone: there would be no firewall; write networks such as 10.8.0.0/24',
+      );
+    });
   });
 });
 

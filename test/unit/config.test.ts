@@ -58,7 +58,26 @@ test("the example of the contract becomes the component's arguments", () => {
 test.each<[string, Record<string, unknown>]>([
   ["hosts alone", { ssh: "public", hosts: { mx1 } }],
   ["a VPC alone", { ssh: "closed", aws: { vpcId: "vpc-0abc" } }],
-  ["what Pulumi.yaml's defaults add", { ...good, services: {}, ports: {} }],
+  ["what Pulumi.yaml's defaults add", { ...good, services: {}, ports: {}, host: {} }],
+  [
+    "every option, for all hosts and for one",
+    {
+      ...good,
+      host: {
+        externalInterface: "eth0",
+        externalAddress: ["198.51.100.10", "2001:db8:51::10"],
+        trustedInterfaces: ["wg0", "br-+"],
+        trustedNetworks: ["10.8.0.0/24", "fd12::/48"],
+        logging: "off",
+        noLog: ["tcp/23", "udp/1900"],
+        rollbackSeconds: 10,
+        takeOver: true,
+        onDestroy: "keep",
+        abandon: false,
+      },
+      hosts: { mx1: { ...mx1, externalAddress: "198.51.100.10", logging: "100/day", trustedInterfaces: [] } },
+    },
+  ],
   [
     "one private address behind two bastions",
     { ...good, hosts: { a: { ...mx1, bastion: mx1 }, b: { ...mx1, bastion: { ...mx1, host: "jump.example.org" } } } },
@@ -150,6 +169,23 @@ describe.each(hostile)("refuses the hostile string %j as", (text) => {
       { ...good, hosts: { mx1: { ...mx1, agentSocketPath: text } } },
       /^hosts\.mx1\.agentSocketPath: ".*" is not the absolute path of a socket; /,
     ],
+    [
+      "an interface",
+      { ...good, host: { externalInterface: text } },
+      /^host\.externalInterface: ".*" is not the name of an interface; /,
+    ],
+    [
+      "an address of a host",
+      { ...good, hosts: { mx1: { ...mx1, externalAddress: [text] } } },
+      /^hosts\.mx1\.externalAddress\[0\]: ".*" is (no address|a network); /,
+    ],
+    [
+      "a trusted network",
+      { ...good, host: { trustedNetworks: [text] } },
+      /^host\.trustedNetworks\[0\]: ".*" is not a CIDR; /,
+    ],
+    ["a rate of logging", { ...good, host: { logging: text } }, /^host\.logging: ".*" is not a rate; /],
+    ["a port not to log", { ...good, host: { noLog: [text] } }, /^host\.noLog\[0\]: ".*" is not a port; /],
     ["a VPC", { ...good, aws: { vpcId: text } }, /^aws\.vpcId: ".*" is not the id of a VPC; /],
     ["a key of the config", { ...good, [text]: {} }, /^\[".*"\]: unknown key; /],
   ])("%s", (_, config, expected) => {

@@ -12,6 +12,17 @@ export const good = {
 const choice =
   "known are smtp, http, pop3, imap, https, submissions, submission, imaps, pop3s, sieve, smtps, plain, secured, web";
 
+/** Hosts that differ in one option. */
+const hostsWith = (option: string, values: unknown[]) =>
+  Object.fromEntries(values.map((value, i) => [`h${i}`, { ...mx1, host: `198.51.100.${201 + i}`, [option]: value }]));
+
+const loopback = "is the loopback interface, through which everything is accepted; delete it";
+const noInterface = 'is not the name of an interface; write one such as "eth0", or "ppp+" for ppp0, ppp1 ...';
+const rates = ["3", "0/min", "101/min", "3/minute", "3 / min", 3, true];
+const seconds = [9, 3601, 60.5, "60"];
+const noAddress = 'is no address; write an address such as "192.0.2.25" or "2001:db8::25"';
+const bothSides = "cannot be both trusted and external; everything would be open to the world";
+
 export const wrongConfigs: [string, Record<string, unknown>, string[]][] = [
   [
     "nothing",
@@ -48,7 +59,7 @@ export const wrongConfigs: [string, Record<string, unknown>, string[]][] = [
   [
     "an unknown key",
     { ...good, firewall: {} },
-    ["firewall: unknown key; known are services, ssh, ports, hosts, sshPrivateKey, sshPrivateKeyPassword, aws"],
+    ["firewall: unknown key; known are services, ssh, ports, host, hosts, sshPrivateKey, sshPrivateKeyPassword, aws"],
   ],
   [
     "services as a list",
@@ -386,6 +397,151 @@ export const wrongConfigs: [string, Record<string, unknown>, string[]][] = [
     { ...good, hosts: { mx1: { ...mx1, privateKey: hostKey } } },
     ["hosts.mx1.privateKey: has no place here; store it with pulumi config set --secret sshPrivateKey <KEYFILE"],
   ],
+  ["options as a list", { ...good, host: ["wg0"] }, ['host: ["wg0"] is not a map; write { trustedInterfaces: [wg0] }']],
+  [
+    "a misspelled option",
+    { ...good, host: { trustedInterface: ["wg0"] } },
+    ['host.trustedInterface: unknown key; did you mean "trustedInterfaces"?'],
+  ],
+  [
+    "a misspelled option of one host",
+    { ...good, hosts: { mx1: { ...mx1, takeover: true } } },
+    ['hosts.mx1.takeover: unknown key; did you mean "takeOver"?'],
+  ],
+  [
+    "external interfaces that are none",
+    { ...good, hosts: hostsWith("externalInterface", ["lo", "", "enp0s31f6-uplink", "eth0:1", 0, "-i"]) },
+    [
+      `hosts.h0.externalInterface: "lo" ${loopback}`,
+      `hosts.h1.externalInterface: "" ${noInterface}`,
+      `hosts.h2.externalInterface: "enp0s31f6-uplink" ${noInterface}`,
+      'hosts.h3.externalInterface: "eth0:1" is an alias, of which packets know nothing; write "eth0"',
+      `hosts.h4.externalInterface: 0 ${noInterface}`,
+      `hosts.h5.externalInterface: "-i" ${noInterface}`,
+    ],
+  ],
+  [
+    "trusted interfaces that cover loopback, or everything",
+    { ...good, host: { trustedInterfaces: ["wg0", "l+", "+"] } },
+    [`host.trustedInterfaces[1]: "l+" ${loopback}`, `host.trustedInterfaces[2]: "+" ${noInterface}`],
+  ],
+  [
+    "options that are no list",
+    { ...good, host: { trustedInterfaces: "wg0", trustedNetworks: "10.8.0.0/24", noLog: "tcp/23" } },
+    [
+      'host.trustedInterfaces: "wg0" is not a list; write [wg0]',
+      'host.trustedNetworks: "10.8.0.0/24" is not a list; write networks such as ["10.8.0.0/24"]',
+      'host.noLog: "tcp/23" is not a list; write ["tcp/23"]',
+    ],
+  ],
+  [
+    "interfaces twice, by name and by pattern",
+    { ...good, host: { trustedInterfaces: ["wg0", "wg0", "wg+"] } },
+    [
+      'host.trustedInterfaces[1]: "wg0" is listed twice; delete one',
+      'host.trustedInterfaces[2]: "wg+" overlaps "wg0"; delete one',
+    ],
+  ],
+  [
+    "interfaces both trusted and external, on one host or against what is said for all",
+    {
+      ...good,
+      host: { externalInterface: "ppp+", trustedInterfaces: ["eth+"] },
+      hosts: {
+        ...hostsWith("trustedInterfaces", [["ppp0"], ["ppp+"]]),
+        mx1: { ...mx1, externalInterface: "eth0" },
+      },
+    },
+    [
+      `hosts.h0.trustedInterfaces: "ppp0" and "ppp+" ${bothSides}`,
+      `hosts.h1.trustedInterfaces: "ppp+" ${bothSides}`,
+      `hosts.mx1.externalInterface: "eth+" and "eth0" ${bothSides}`,
+    ],
+  ],
+  [
+    "external addresses that are none",
+    {
+      ...good,
+      hosts: hostsWith("externalAddress", [
+        "192.0.2.25/32",
+        "",
+        [],
+        ["mx1.example.org", 10, "::ffff:198.51.100.10"],
+        ["0.0.0.0", "::1", "255.255.255.255", "ff02::1"],
+        ["2001:db8::10", "2001:DB8:0::10"],
+      ]),
+    },
+    [
+      'hosts.h0.externalAddress: "192.0.2.25/32" is a network; write an address such as "192.0.2.25" or "2001:db8::25"',
+      `hosts.h1.externalAddress: "" ${noAddress}`,
+      "hosts.h2.externalAddress: is an empty list; write the host's addresses, or delete it",
+      `hosts.h3.externalAddress[0]: "mx1.example.org" ${noAddress}`,
+      `hosts.h3.externalAddress[1]: 10 ${noAddress}`,
+      'hosts.h3.externalAddress[2]: "::ffff:198.51.100.10" is an IPv4-mapped IPv6 address; write 198.51.100.10',
+      ...["0.0.0.0", "::1", "255.255.255.255", "ff02::1"].map(
+        (text, i) =>
+          `hosts.h4.externalAddress[${i}]: "${text}" is never the address of one host; write one that the host has`,
+      ),
+      'hosts.h5.externalAddress[1]: "2001:DB8:0::10" is listed twice; delete one',
+    ],
+  ],
+  [
+    "everyone as trusted",
+    { ...good, host: { trustedNetworks: ["0.0.0.0/0", "::/0"] } },
+    ["0.0.0.0/0", "::/0"].map(
+      (text, i) =>
+        `host.trustedNetworks[${i}]: "${text}" is everyone: there would be no firewall; write networks such as 10.8.0.0/24`,
+    ),
+  ],
+  [
+    "trusted networks that are none",
+    { ...good, host: { trustedNetworks: ["public", "10.8.0.1/24", "10.8.0.0/24", "10.8.0.0/25"] } },
+    [
+      'host.trustedNetworks[0]: "public" is not a CIDR; write a network such as "10.20.0.0/16" or "fd12::/48"',
+      'host.trustedNetworks[1]: "10.8.0.1/24" has host bits set; write 10.8.0.0/24',
+      'host.trustedNetworks[3]: "10.8.0.0/25" overlaps: 10.8.0.0/25 lies inside 10.8.0.0/24; delete one',
+    ],
+  ],
+  [
+    "rates of logging that are none",
+    { ...good, hosts: hostsWith("logging", rates) },
+    rates.map(
+      (rate, i) =>
+        `hosts.h${i}.logging: ${JSON.stringify(rate)} is not a rate; write "3/min" (1 to 100 per sec, min, hour or day), or "off"`,
+    ),
+  ],
+  [
+    "ports not to log that are none",
+    { ...good, host: { noLog: [23, "tcp/0", "udp/65536", "sctp/23", "tcp/23", "tcp/23"] } },
+    [
+      ...["23", '"tcp/0"', '"udp/65536"', '"sctp/23"'].map(
+        (text, i) => `host.noLog[${i}]: ${text} is not a port; write one such as "tcp/23" or "udp/1900"`,
+      ),
+      'host.noLog[5]: "tcp/23" is listed twice; delete one',
+    ],
+  ],
+  [
+    "seconds of a rollback that are too few, too many, or none",
+    { ...good, hosts: hostsWith("rollbackSeconds", seconds) },
+    seconds.map(
+      (value, i) =>
+        `hosts.h${i}.rollbackSeconds: ${JSON.stringify(value)} is not a number of seconds; write a whole number from 10 to 3600`,
+    ),
+  ],
+  [
+    "words that are neither true nor false, and one that destroying does not know",
+    { ...good, hosts: { mx1: { ...mx1, takeOver: "yes", onDestroy: "restor", abandon: 1 } } },
+    [
+      'hosts.mx1.takeOver: "yes" is neither true nor false',
+      'hosts.mx1.onDestroy: "restor" is not what destroying can do; did you mean "restore"?',
+      "hosts.mx1.abandon: 1 is neither true nor false",
+    ],
+  ],
+  [
+    "a fault in the common options, once",
+    { ...good, host: { logging: "no" }, hosts: { mx1, mx2: { ...mx1, host: "198.51.100.11" } } },
+    ['host.logging: "no" is not a rate; write "3/min" (1 to 100 per sec, min, hour or day), or "off"'],
+  ],
   [
     "a passphrase among the hosts",
     { ...good, hosts: { mx1: { ...mx1, privateKeyPassword: "x" } } },
@@ -522,7 +678,7 @@ export const wrongConfigs: [string, Record<string, unknown>, string[]][] = [
     "everything at once",
     { ssh: ["x"], services: { imaps: [] }, hosts: { mx1: {} }, aws: {}, tags: {} },
     [
-      "tags: unknown key; known are services, ssh, ports, hosts, sshPrivateKey, sshPrivateKeyPassword, aws",
+      "tags: unknown key; known are services, ssh, ports, host, hosts, sshPrivateKey, sshPrivateKeyPassword, aws",
       "hosts.mx1.host: is missing; write the name or address to dial",
       "hosts.mx1.hostKey: is missing; write the line of the host's /etc/ssh/ssh_host_ed25519_key.pub",
       'services.imaps: is an empty list; write who may reach it, or "closed" for nobody',
