@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-unit test-integration lint bench clean
+.PHONY: help setup demo test test-all test-unit test-integration test-real lint bench clean
 
 in_sandbox := . .cache/env.sh; test/sandbox/enter.sh
 
@@ -16,7 +16,10 @@ demo: setup ## deploy to a throw-away mail host and an EC2 emulator, change a se
 	@$(in_sandbox) node .cache/sandbox/test/sandbox/demo.js
 
 test: setup lint ## all tests: formatting, lint, types, unit, integration
-	@$(in_sandbox) npx jest
+	@$(in_sandbox) npx jest --selectProjects unit integration
+
+test-all: test ## make test, then the tests on real hosts
+	@$(MAKE) --no-print-directory test-real
 
 test-unit: setup ## the tests of pure logic, and of the components with mocks
 	@npx jest --selectProjects unit
@@ -24,12 +27,16 @@ test-unit: setup ## the tests of pure logic, and of the components with mocks
 test-integration: setup ## the tests against the real engine, sshd, kernel and the EC2 emulator; NAME=… picks by file name
 	@$(in_sandbox) npx jest --selectProjects integration $(if $(NAME),--testPathPattern '$(NAME)')
 
+test-real: ## the tests on a Debian that boots with systemd, ufw, fail2ban, Postfix, Dovecot; NAME=… picks by file name
+	@tools/setup.sh real
+	@$(in_sandbox) npx jest --selectProjects real $(if $(NAME),--testPathPattern '$(NAME)')
+
 lint: setup ## formatting, lint, types, shellcheck
 	@npx prettier --check --log-level warn .
 	@npx eslint .
 	@npx tsc -p . --noEmit
 	@npx tsc -p test
-	@shellcheck components/host/mail-firewall.sh test/sandbox/enter.sh tools/setup.sh .ci/run
+	@shellcheck components/host/mail-firewall.sh test/sandbox/enter.sh tools/setup.sh tools/host-image.sh .ci/run
 
 bench: setup ## measure a preview's start-up against an empty TypeScript program
 	@. .cache/env.sh; node .cache/sandbox/bench/startup.js

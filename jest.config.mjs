@@ -11,5 +11,7 @@ export default {
     { ...base, displayName: "unit", testMatch: ["<rootDir>/test/unit/**/*.test.ts"] },
     // The real engine, a real sshd, the real kernel and the EC2 emulator: run it by `make test`, which enters the sandbox.
     { ...base, displayName: "integration", testMatch: ["<rootDir>/test/integration/**/*.test.ts"] },
+    // Debian machines that boot: `make test-real`.
+    { ...base, displayName: "real", testMatch: ["<rootDir>/test/real/**/*.test.ts"] },
   ],
 };
