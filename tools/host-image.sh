@@ -18,6 +18,7 @@ fail() {
 # build RELEASE ROOT: in namespaces of its own, so that an interruption leaves neither a mount nor a process.
 build() {
   # Only what apt has read the Release file of has a label.
+  # shellcheck disable=SC2016 # apt-get expands it
   mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Label: Debian' 'Component: main' | head -n 1)
   [ -n "$mirror" ] || fail "apt knows no Debian mirror here (after apt-get update)"
   mount -t proc proc /proc
@@ -112,7 +113,7 @@ if [ ! -d "$image" ]; then
   exec 9>"$cache/host-image.lock"
   flock 9 # who waited finds it made
   if [ ! -d "$image" ]; then
-    echo "host-image.sh: making a Debian $1 with debootstrap, once; 2 minutes" >&2
+    echo "host-image.sh: making a Debian $1 with debootstrap, once; 2 to 5 minutes" >&2
     rm -rf --one-file-system "$image.new"
     unshare --mount --pid --fork --kill-child sh "$0" --build "$1" "$image.new"
     mv "$image.new" "$image"

@@ -38,16 +38,23 @@ build() {
     if [ -e "$switch" ]; then echo 0 >"$switch"; fi
   done
 
-  # What boots in here (realHost.ts) gets control groups of version 2, whatever the machine has, below one of the sandbox's.
-  mount -t cgroup2 sandbox /sys/fs/cgroup
-  SANDBOX_GROUP=$(mktemp -d "/sys/fs/cgroup$(sed -n s/^0:://p /proc/self/cgroup)/sandbox-XXXXXX")
-  export SANDBOX_GROUP
-  mkfifo "$alive"
-  exec 6<>"$alive" 7<"$alive" # both ways, as each alone would wait for the other
-  rm "$alive"
-  sweep &
-  exec 7<&-
+  if control_groups; then
+    mkfifo "$alive"
+    exec 6<>"$alive" # both ways, as each alone would wait for the other
+    exec 7<"$alive"
+    rm "$alive"
+    sweep &
+    exec 7<&-
+  fi
 }
+
+# What boots in here (realHost.ts) gets control groups of version 2, whatever the machine has, below one of the sandbox's.
+# Nothing else needs them, so a machine that gives none is good for all the rest.
+control_groups() {
+  mount -t cgroup2 sandbox /sys/fs/cgroup &&
+    SANDBOX_GROUP=$(mktemp -d "/sys/fs/cgroup$(sed -n s/^0:://p /proc/self/cgroup)/sandbox-XXXXXX") &&
+    export SANDBOX_GROUP
+} 2>/dev/null
 
 # Control groups are the one thing that no end of a process frees. So this waits outside of the pid namespace until nobody
 # holds descriptor 6, that is for the end of the supervisor, and then for that of the processes in the groups.

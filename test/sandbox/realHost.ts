@@ -96,6 +96,8 @@ cat >/dev/null # until the starter closes stdin or ends
 
 export async function startRealHost(options: RealHostOptions = {}): Promise<RealHost> {
   const from = Date.now();
+  if (!process.env.SANDBOX_GROUP)
+    throw new Error("systemd cannot boot here: this machine mounts no cgroup2 in the sandbox");
   const image = findImage(options.release ?? "bookworm");
   const { number, address4, address6, release } = takeNumber();
   const name = options.name ?? `mx${number}`;
