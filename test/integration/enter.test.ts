@@ -17,7 +17,8 @@ beforeEach(() => {
   marker = `marker-${process.pid}-${++counter}`;
   before = machine();
 });
-afterEach(() => {
+afterEach(async () => {
+  for (let tries = 0; tries < 100 && processes().length > 0; tries++) await setTimeout(20); // it may still be sweeping
   for (const pid of processes()) process.kill(pid, "SIGKILL"); // only there after a failed test
 });
 
@@ -247,6 +248,7 @@ describe("leaves nothing behind", () => {
         sandbox.child.kill(signal);
         expect(await sandbox.ended).not.toBe(0);
         await expectNothingLeft(pids);
+        expect(groups(`sandbox-${sandbox.child.pid}-*`)).toBe("");
       }
     }
   }, 60_000);

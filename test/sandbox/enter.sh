@@ -38,23 +38,23 @@ build() {
     if [ -e "$switch" ]; then echo 0 >"$switch"; fi
   done
 
-  if control_groups; then
-    mkfifo "$alive"
-    exec 6<>"$alive" # both ways, as each alone would wait for the other
-    exec 7<"$alive"
-    rm "$alive"
-    sweep &
-    exec 7<&-
-  fi
+  mkfifo "$alive"
+  exec 6<>"$alive" # both ways, as each alone would wait for the other
+  exec 7<"$alive"
+  rm "$alive"
+  control_groups || unset SANDBOX_GROUP
+  exec 7<&-
 }
 
 # What boots in here (realHost.ts) gets control groups of version 2, whatever the machine has, below one of the sandbox's.
 # Nothing else needs them, so a machine that gives none is good for all the rest.
 control_groups() {
-  mount -t cgroup2 sandbox /sys/fs/cgroup &&
-    SANDBOX_GROUP=$(mktemp -d "/sys/fs/cgroup$(sed -n s/^0:://p /proc/self/cgroup)/sandbox-XXXXXX") &&
-    export SANDBOX_GROUP
-} 2>/dev/null
+  mount -t cgroup2 sandbox /sys/fs/cgroup 2>/dev/null || return
+  SANDBOX_GROUP=$(mktemp -u "/sys/fs/cgroup$(sed -n s/^0:://p /proc/self/cgroup)/sandbox-$$-XXXXXX")
+  export SANDBOX_GROUP
+  sweep & # first, so that there is no moment at which a signal leaves the group
+  mkdir "$SANDBOX_GROUP" 2>/dev/null
+}
 
 # Control groups are the one thing that no end of a process frees. So this waits outside of the pid namespace until nobody
 # holds descriptor 6, that is for the end of the supervisor, and then for that of the processes in the groups.
@@ -63,8 +63,8 @@ sweep() {
   trap '' INT QUIT TERM HUP
   read -r _ || :
   for _ in $(seq 200); do
-    ! find "$SANDBOX_GROUP" -depth -type d -delete || break
-    sleep 0.05
+    [ -d "$SANDBOX_GROUP" ] || break
+    find "$SANDBOX_GROUP" -depth -type d -delete || sleep 0.05
   done
 }
 
