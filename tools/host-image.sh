@@ -114,7 +114,7 @@ if [ ! -d "$image" ]; then
   flock 9 # who waited finds it made
   if [ ! -d "$image" ]; then
     echo "host-image.sh: making a Debian $1 with debootstrap, once; 2 to 5 minutes" >&2
-    rm -rf --one-file-system "$image.new"
+    rm -rf --one-file-system "$cache"/host-*.new "$cache"/host-*.new.log # of builds that were interrupted
     unshare --mount --pid --fork --kill-child sh "$0" --build "$1" "$image.new"
     mv "$image.new" "$image"
     rm "$image.new.log"
