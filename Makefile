@@ -18,7 +18,10 @@ demo: setup ## deploy to a throw-away mail host and an EC2 emulator, change a se
 test: setup lint ## all tests: formatting, lint, types, unit, integration
 	@$(in_sandbox) npx jest --selectProjects unit integration
 
-test-all: test test-real ## all that, and what takes longer
+test-all: setup lint ## all tests, each with all of its cases, and those on real hosts; prints a summary
+	@tools/setup.sh real
+	@tools/docker.sh
+	@$(in_sandbox) env MAILFW_ALL=1 npx jest --reporters default --reporters ./test/summary.cjs
 
 test-unit: setup ## the tests of pure logic, and of the components with mocks
 	@npx jest --selectProjects unit
@@ -26,7 +29,8 @@ test-unit: setup ## the tests of pure logic, and of the components with mocks
 test-integration: setup ## the tests against the real engine, sshd, kernel and the EC2 emulator; NAME=… picks by file name
 	@$(in_sandbox) npx jest --selectProjects integration $(if $(NAME),--testPathPattern '$(NAME)')
 
-test-real: setup ## the tests with other programs as they are, such as Docker; NAME=… picks by file name
+test-real: setup ## the tests on Debians that boot (systemd, ufw, fail2ban, Postfix, Dovecot), and with Docker; NAME=… picks by file name
+	@tools/setup.sh real
 	@tools/docker.sh
 	@$(in_sandbox) npx jest --selectProjects real $(if $(NAME),--testPathPattern '$(NAME)')
 
@@ -35,7 +39,7 @@ lint: setup ## formatting, lint, types, shellcheck
 	@npx eslint .
 	@npx tsc -p . --noEmit
 	@npx tsc -p test
-	@shellcheck components/host/mail-firewall.sh test/sandbox/enter.sh tools/setup.sh tools/docker.sh .ci/run
+	@shellcheck components/host/mail-firewall.sh test/sandbox/enter.sh tools/*.sh .ci/run
 
 bench: setup ## measure a preview's start-up against an empty TypeScript program
 	@. .cache/env.sh; node .cache/sandbox/bench/startup.js

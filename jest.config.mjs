@@ -11,7 +11,7 @@ export default {
     { ...base, displayName: "unit", testMatch: ["<rootDir>/test/unit/**/*.test.ts"] },
     // The real engine, a real sshd, the real kernel and the EC2 emulator: run it by `make test`, which enters the sandbox.
     { ...base, displayName: "integration", testMatch: ["<rootDir>/test/integration/**/*.test.ts"] },
-    // Other programs as they are: run it by `make test-real`, which fetches them.
+    // Debian machines that boot, and Docker: run it by `make test-real`, which fetches them.
     { ...base, displayName: "real", testMatch: ["<rootDir>/test/real/**/*.test.ts"] },
   ],
 };

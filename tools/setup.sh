@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Installs what the demo and the tests need, and only what is missing; `make` calls it. With `program`, only what the program
-# itself needs. What it found or made is written to .cache/env.sh. The slow parts (Pulumi's engine, the EC2 emulator) are kept outside of the checkout, in ~/.cache/mail-firewall.
+# Installs what the demo and the tests need, and only what is missing; `make` calls it. What it found or made is written to
+# .cache/env.sh. The slow parts (Pulumi's engine, the EC2 emulator) are kept outside of the checkout, in ~/.cache/mail-firewall.
+# `setup.sh real` also gets what the tests on real hosts need, for each of $RELEASES; `setup.sh program` only what the program needs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/mail-firewall
@@ -24,11 +25,8 @@ try() {
   done
 }
 
-debian_packages() {
-  missing=
-  while read -r program package; do
-    command -v "$program" >/dev/null 2>&1 || [ -x "/usr/sbin/$program" ] || missing="$missing $package"
-  done <<'EOF'
+programs() {
+  cat <<'EOF'
 ip iproute2
 iptables iptables
 sshd openssh-server
@@ -41,6 +39,17 @@ diff diffutils
 busybox busybox
 shellcheck shellcheck
 EOF
+  [ "${1-}" != real ] || cat <<'EOF'
+debootstrap debootstrap
+systemd-nspawn systemd-container
+EOF
+}
+
+debian_packages() {
+  missing=
+  while read -r program package; do
+    command -v "$program" >/dev/null 2>&1 || [ -x "/usr/sbin/$program" ] || missing="$missing $package"
+  done < <(programs "$@")
   python3 -c 'import ensurepip' 2>/dev/null || missing="$missing python3-venv"
   [ -n "$missing" ] || return 0
   command -v apt-get >/dev/null || fail "missing, and this is no Debian to install it with apt-get:$missing"
@@ -146,7 +155,7 @@ if [ "${1-}" = program ]; then
   exit
 fi
 
-debian_packages
+debian_packages "$@"
 node_modules
 node program.js # here, so that nothing is left half compiled when the demo is interrupted
 pulumi_engine
@@ -158,3 +167,10 @@ export PATH="$PATH"
 export PULUMI_HOME="$home"
 export MAILFW_MOTO_SERVER="$venv/bin/moto_server"
 EOF
+
+if [ "${1-}" = real ]; then
+  for release in ${RELEASES:-bookworm}; do
+    image=$(tools/host-image.sh "$release")
+    say "Debian $release for real hosts: $image"
+  done
+fi

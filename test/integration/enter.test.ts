@@ -17,7 +17,8 @@ beforeEach(() => {
   marker = `marker-${process.pid}-${++counter}`;
   before = machine();
 });
-afterEach(() => {
+afterEach(async () => {
+  for (let tries = 0; tries < 100 && processes().length > 0; tries++) await setTimeout(20); // it may still be sweeping
   for (const pid of processes()) process.kill(pid, "SIGKILL"); // only there after a failed test
 });
 
@@ -95,9 +96,17 @@ function start(program: string, ...args: string[]): Sandbox {
   return { child, output: () => output, says, ended };
 }
 
+/** The control groups of this name, whatever version the machine itself has mounted. */
+const groups = (name: string): string =>
+  execFileSync("unshare", [
+    ...["--mount", "sh", "-c", 'mount -t cgroup2 all /sys/fs/cgroup && find /sys/fs/cgroup -name "$0"', name],
+  ]).toString();
+
 // Makes one of everything that could be left behind, and a daemon that no signal but KILL can end.
 const litter = `
   touch "$TMPDIR/$MARKER"
+  mkdir -p "$SANDBOX_GROUP/host/$MARKER"
+  echo 0 >"$SANDBOX_GROUP/host/$MARKER/cgroup.procs"
   mount -t tmpfs "$MARKER" /mnt
   ip link add litter type veth peer name litter2
   setsid -f sh -c 'trap "" HUP INT TERM; sleep 1000; true' </dev/null >/dev/null 2>&1
@@ -119,6 +128,7 @@ async function expectNothingLeft(pids: number[]): Promise<void> {
   for (let tries = 0; tries < 100 && left().length > 0; tries++) await setTimeout(20);
   expect(left()).toEqual([]);
   expect(machine()).toEqual(before);
+  expect(groups(marker)).toBe("");
   expect(["/dev/shm", "/tmp", tmpdir()].filter((folder) => existsSync(join(folder, marker)))).toEqual([]);
 }
 
@@ -133,6 +143,7 @@ async function ends(
   const { namespaces, pids } = population();
   expect(namespaces.length).toBeGreaterThanOrEqual(4); // net, pid, and two of mounts
   expect(machine()).toEqual(before);
+  expect(groups(marker)).toContain(`/host/${marker}`);
   const from = Date.now();
   await how(sandbox);
   const code = await sandbox.ended;
@@ -237,6 +248,7 @@ describe("leaves nothing behind", () => {
         sandbox.child.kill(signal);
         expect(await sandbox.ended).not.toBe(0);
         await expectNothingLeft(pids);
+        expect(groups(`sandbox-${sandbox.child.pid}-*`)).toBe("");
       }
     }
   }, 60_000);

@@ -1,14 +1,18 @@
-"""The network ends of the sandbox: `agent.py listen` on a mail host, and on a client `agent.py probe MS`, `ping MS` and `forge MS`.
+"""The network ends of the sandbox: `agent.py listen` on a mail host; on a client `agent.py probe MS`, `ping MS`, `forge MS`,
+`deliver MS` and `read MS`.
 
 Input and output are JSON. Only the standard library is used: this runs with whatever python3 the machine has.
 """
 
 import asyncio
+import imaplib
 import ipaddress
 import json
 import os
 import resource
+import smtplib
 import socket
+import ssl
 import struct
 import sys
 
@@ -155,6 +159,31 @@ async def forge(order, _timeout):
         for _ in range(order["count"]):
             sock.sendto(header + source + target + datagram, (order["target"], 0))
     print(order["count"])
+# --- deliver: {target, recipient, message} on stdin, over SMTP on port 25; prints null
+
+
+async def deliver(request, timeout):
+    try:
+        with smtplib.SMTP(request["target"], 25, "client.example.net", timeout) as smtp:
+            smtp.sendmail("sender@example.net", [request["recipient"]], request["message"])
+    except OSError as error:  # an SMTPException is one
+        raise SystemExit(f"{type(error).__name__}: {error}")
+    print("null")
+
+
+# --- read: {target, user, password} on stdin, over IMAP with TLS on port 993; prints [message…], the oldest first
+
+
+async def read(request, timeout):
+    try:
+        context = ssl._create_unverified_context()  # the certificate is its own authority
+        with imaplib.IMAP4_SSL(request["target"], 993, ssl_context=context, timeout=timeout) as imap:
+            imap.login(request["user"], request["password"])
+            imap.select("INBOX", readonly=True)
+            numbers = imap.search(None, "ALL")[1][0].split()
+            print(json.dumps([imap.fetch(number, "(RFC822)")[1][0][1].decode() for number in numbers]))
+    except (OSError, imaplib.IMAP4.error) as error:
+        raise SystemExit(f"{type(error).__name__}: {error}")
 
 
 def main(verb, argument):
@@ -162,7 +191,7 @@ def main(verb, argument):
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # a socket for each probe
     if verb == "listen":
         return listen(json.loads(argument))
-    verbs = {"probe": probe_all, "ping": ping, "forge": forge}
+    verbs = {"probe": probe_all, "ping": ping, "forge": forge, "deliver": deliver, "read": read}
     return verbs[verb](json.load(sys.stdin), float(argument) / 1000)
 
 

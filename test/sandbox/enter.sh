@@ -9,10 +9,12 @@
 #   build      own network and mount namespace, held by nothing but its processes
 #   supervise  the same process, visible to the caller as enter.sh; its only child is init, and dies with it
 #   init       pid 1 of a pid namespace: when it goes, the kernel kills all that is left in there
+# and beside them sweep, which removes the control groups when all is over.
 set -eu
 
 grace=5 # seconds that COMMAND has for its own clean-up after a signal
 ready=/dev/shm/ready # by which init tells the supervisor that it takes signals now
+alive=/dev/shm/alive # by which the sweeper sees the supervisor's end
 
 build() {
   # Nobody keeps a checkout in /dev/shm, unlike /tmp or /mnt, so nothing that COMMAND needs is hidden by this.
@@ -35,6 +37,35 @@ build() {
     switch=/proc/sys/net/bridge/bridge-nf-call-$family
     if [ -e "$switch" ]; then echo 0 >"$switch"; fi
   done
+
+  mkfifo "$alive"
+  exec 6<>"$alive" # both ways, as each alone would wait for the other
+  exec 7<"$alive"
+  rm "$alive"
+  control_groups || unset SANDBOX_GROUP
+  exec 7<&-
+}
+
+# What boots in here (realHost.ts) gets control groups of version 2, whatever the machine has, below one of the sandbox's.
+# Nothing else needs them, so a machine that gives none is good for all the rest.
+control_groups() {
+  mount -t cgroup2 sandbox /sys/fs/cgroup 2>/dev/null || return
+  SANDBOX_GROUP=$(mktemp -u "/sys/fs/cgroup$(sed -n s/^0:://p /proc/self/cgroup)/sandbox-$$-XXXXXX")
+  export SANDBOX_GROUP
+  sweep & # first, so that there is no moment at which a signal leaves the group
+  mkdir "$SANDBOX_GROUP" 2>/dev/null
+}
+
+# Control groups are the one thing that no end of a process frees. So this waits outside of the pid namespace until nobody
+# holds descriptor 6, that is for the end of the supervisor, and then for that of the processes in the groups.
+sweep() {
+  exec <&7 >/dev/null 2>&1 6>&- 7<&-
+  trap '' INT QUIT TERM HUP
+  read -r _ || :
+  for _ in $(seq 200); do
+    [ -d "$SANDBOX_GROUP" ] || break
+    find "$SANDBOX_GROUP" -depth -type d -delete || sleep 0.05
+  done
 }
 
 supervise() {
@@ -45,7 +76,7 @@ supervise() {
   exec 4<>"$ready" # both ways, as each alone would wait for the other
   exec 5<"$ready"
   env --default-signal=INT,QUIT setpriv --pdeathsig KILL \
-    unshare --mount -- sh "$0" --init "$$" "$@" <&3 3<&- 5<&- &
+    unshare --mount -- sh "$0" --init "$$" "$@" <&3 3<&- 5<&- 6>&- &
   init=$!
   exec 3<&- 4<&-
   # Until init takes signals, one simply ends this process, and with it init.

@@ -67,7 +67,7 @@ function makeKey(): { readonly privateKey: string; readonly publicKey: string; r
 export const python = existsSync("/usr/bin/python3") ? "/usr/bin/python3" : "python3";
 export const agent = join(__dirname, "agent.py");
 
-const systemPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+export const systemPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /** Runs a program to its end. A failure to start it is an error, its exit code is not. */
 export function execute(file: string, args: string[], stdin = "", env = process.env): Promise<Result> {
@@ -103,17 +103,19 @@ export interface Machine {
   close(): Promise<void>;
 }
 
-// Starts every machine's script: its first line of output is its pid as the sandbox knows it. Without the kernel's limits
-// on ICMP errors, each of many probes sees a REJECT.
-const machinePrologue = `set -eu
-echo 0 >/proc/sys/net/ipv4/icmp_ratemask
-echo >/proc/sys/net/ipv6/icmp/ratemask
+// Starts every script: its first line of output is its pid as the sandbox knows it.
+const prologue = `set -eu
 read -r pid _ </proc/self/stat
 echo "$pid"
 `;
 
+// Without the kernel's limits on ICMP errors, each of many probes sees a REJECT.
+const machinePrologue = `echo 0 >/proc/sys/net/ipv4/icmp_ratemask
+echo >/proc/sys/net/ipv6/icmp/ratemask
+`;
+
 /** Always the same for an address: when it moves to the next machine, what its neighbours remember stays true. */
-const macOf = (address: string): string =>
+export const macOf = (address: string): string =>
   ["02", ...createHash("sha256").update(address).digest("hex").match(/../g)!.slice(0, 5)].join(":");
 
 function holdOpen(child: ChildProcessWithoutNullStreams, hold: boolean): void {
@@ -122,17 +124,16 @@ function holdOpen(child: ChildProcessWithoutNullStreams, hold: boolean): void {
 }
 
 /**
- * Starts a machine: `sh` in fresh namespaces, with these addresses on eth0 and everything on-link. It lives until
- * `close`, or until this process ends: the script's last command reads stdin up to its end.
+ * Starts `sh` in fresh namespaces. It lives until `close`, or until this process ends: the script's last command reads
+ * stdin up to its end.
  */
-export async function startMachine(
+export async function startScript(
   title: string,
-  addresses: string[],
   namespaces: string[],
   script: string,
   env: Record<string, string> = {},
 ): Promise<Machine> {
-  const child = spawn("unshare", [...namespaces, "--", "sh", "-c", machinePrologue + script], {
+  const child = spawn("unshare", [...namespaces, "--", "sh", "-c", prologue + script], {
     stdio: "pipe",
     env: { PATH: systemPath, ...env },
     cwd: "/",
@@ -154,7 +155,6 @@ export async function startMachine(
   };
 
   const pid = Number(await line());
-  const port = `port${pid}`;
   const close = once(async () => {
     holdOpen(child, true);
     try {
@@ -163,6 +163,23 @@ export async function startMachine(
       // It has ended already.
     }
     await ended;
+  });
+  return { pid, line, close, started: () => holdOpen(child, false) };
+}
+
+/** The same with a network of its own: these addresses on eth0, and everything on-link. */
+export async function startMachine(
+  title: string,
+  addresses: string[],
+  namespaces: string[],
+  script: string,
+  env: Record<string, string> = {},
+): Promise<Machine> {
+  const machine = await startScript(title, namespaces, machinePrologue + script, env);
+  const { pid } = machine;
+  const port = `port${pid}`;
+  const close = once(async () => {
+    await machine.close();
     await execute("ip", ["link", "delete", port]); // the kernel would do it too, a little later
   });
   try {
@@ -183,7 +200,7 @@ export async function startMachine(
     await close();
     throw error;
   }
-  return { pid, line, close, started: () => holdOpen(child, false) };
+  return { ...machine, close };
 }
 
 const sshdLog = "/var/log/sshd.log";
@@ -266,32 +283,45 @@ cat >/dev/null # until the starter closes stdin or ends; meanwhile the shell rea
 
 /** 198.51.100.N and 2001:db8:51::N. A folder per N in $TMPDIR makes it unique among the sandbox's processes. */
 let lastNumber = 0;
-function takeNumber(): number {
+export function takeNumber(): { number: number; address4: string; address6: string; release: () => void } {
   for (let tries = 0; tries < 254; tries++) {
     lastNumber = (lastNumber % 254) + 1;
     try {
-      mkdirSync(numberFolder(lastNumber));
-      return lastNumber;
+      const number = lastNumber;
+      const folder = join(tmpdir(), `mail-host-${number}`);
+      mkdirSync(folder);
+      return {
+        number,
+        address4: `198.51.100.${number}`,
+        address6: `2001:db8:51::${number}`,
+        release: () => rmSync(folder, { recursive: true, force: true }),
+      };
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error;
     }
   }
   throw new Error("254 mail hosts are running: close some");
 }
-const numberFolder = (number: number): string => join(tmpdir(), `mail-host-${number}`);
+
+/** A host's `save`, by its `run`. */
+export const saver =
+  (run: MailHost["run"]): MailHost["save"] =>
+  async (family) => {
+    const { code, stdout, stderr } = await run(`${family === 4 ? "iptables" : "ip6tables"}-save -t filter`);
+    if (code !== 0) throw new Error(`iptables-save: ${stderr}`);
+    return stdout.replace(/^#.*\n/gm, "").replace(/^(:.*) \[\d+:\d+\]$/gm, "$1 [0:0]");
+  };
 
 export async function startMailHost(options: MailHostOptions = {}): Promise<MailHost> {
-  const number = takeNumber();
+  const { number, address4, address6, release } = takeNumber();
   const name = options.name ?? `mx${number}`;
-  const address4 = `198.51.100.${number}`;
-  const address6 = `2001:db8:51::${number}`;
   const sshPort = options.sshPort ?? 22;
   const listen = options.listen ?? defaultListen;
 
   let machine: Machine | undefined;
   const close = once(async () => {
     await machine?.close();
-    rmSync(numberFolder(number), { recursive: true, force: true });
+    release();
   });
   try {
     machine = await startMachine(
@@ -325,12 +355,6 @@ export async function startMailHost(options: MailHostOptions = {}): Promise<Mail
       PATH: systemPath,
       HOME: "/root",
     });
-  const save = async (family: 4 | 6): Promise<string> => {
-    const { code, stdout, stderr } = await run(`${family === 4 ? "iptables" : "ip6tables"}-save -t filter`);
-    if (code !== 0) throw new Error(`${name}: iptables-save: ${stderr}`);
-    return stdout.replace(/^#.*\n/gm, "").replace(/^(:.*) \[\d+:\d+\]$/gm, "$1 [0:0]");
-  };
-
   return {
     name,
     address4,
@@ -339,7 +363,7 @@ export async function startMailHost(options: MailHostOptions = {}): Promise<Mail
     hostKey: inside("/etc/ssh/ssh_host_ed25519_key.pub").split(" ").slice(0, 2).join(" "),
     pid,
     run,
-    save,
+    save: saver(run),
     connections: () => inside(sshdLog).match(/^Connection from /gm)?.length ?? 0,
     close,
   };

@@ -91,7 +91,8 @@ export async function forge(client: Client, forgery: Forgery): Promise<void> {
   await ask(client, "forge", 0, { ...forgery, sourcePort: ++lastPort });
 }
 
-async function ask(client: Client, verb: string, timeoutMs: number, question: unknown): Promise<unknown> {
+/** A verb of agent.py, from the client. */
+export async function ask(client: Client, verb: string, timeoutMs: number, question: unknown): Promise<unknown> {
   const command = ["-t", `${client.pid}`, "--net", python, agent, verb, `${timeoutMs}`];
   const { code, stdout, stderr } = await execute("nsenter", command, JSON.stringify(question));
   if (code !== 0) throw new Error(`${verb}: ${stderr.trim()}`);
