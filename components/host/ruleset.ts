@@ -173,7 +173,10 @@ function entrancesOf(settings: HostSettings, family: Family): Entrances {
   }
   return {
     entrances: addresses.map((text) => `-d ${text} ${through}`),
-    published: addresses.map((text) => `${through}-m conntrack --ctstate DNAT --ctorigdst ${text} `),
+    // Unlike an address of the packet's own, iptables-save prints this one without its prefix.
+    published: addresses.map(
+      (text) => `${through}-m conntrack --ctstate DNAT --ctorigdst ${text.replace(/\/\d+$/, "")} `,
+    ),
     limited: true,
   };
 }

@@ -97,10 +97,12 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
   const ssh = ["tcp/22"];
   const open = [["open"], ["open"]];
 
-  /** Packets that a rule has seen, of those below `-A MAILFW-IN`. */
+  /** Packets that a rule has seen, of those below MAILFW-IN and MAILFW-DROP. */
   async function count(rule: string, family: 4 | 6 = 4): Promise<number> {
     const { stdout } = await host.run(`${family === 4 ? "iptables" : "ip6tables"}-save -c -t filter`);
-    const found = stdout.split("\n").filter((line) => line.endsWith(`] -A MAILFW-IN ${rule}`));
+    const found = stdout
+      .split("\n")
+      .filter((line) => new RegExp(`^\\[\\d+:\\d+\\] -A MAILFW-(IN|DROP) `).test(line) && line.endsWith(` ${rule}`));
     expect(found).toHaveLength(1);
     return Number(/^\[(\d+):/.exec(found[0]!)![1]);
   }

@@ -130,7 +130,7 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
   test.each<[string, (text: string) => string, string]>([
     [
       "IPv4 rules that the kernel refuses",
-      (text) => text.replace("-A MAILFW-OPEN -j DROP", "-A MAILFW-OPEN -j NOSUCH"),
+      (text) => text.replace("-A MAILFW-DROP -j DROP", "-A MAILFW-DROP -j NOSUCH"),
       "the kernel refused the IPv4 rules",
     ],
     [
@@ -287,7 +287,7 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
         `files: the rules in /etc/mail-firewall are not those that were deployed; theirs is ${owner}`,
       );
       expect(differences).toContain(
-        "rules: IPv4: missing: -A MAILFW-IN -p tcp -m tcp --dport 465 -m comment --comment submissions -j ACCEPT",
+        "rules: IPv4: missing: -A MAILFW-OPEN -p tcp -m conntrack --ctorigdstport 465 -m comment --comment submissions -j RETURN",
       );
       expect(differences).toContain(
         "rules: IPv4: not ours: -A MAILFW-IN -p tcp -m tcp --dport 22 -m comment --comment ssh -j ACCEPT",
@@ -295,7 +295,7 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
     });
 
     test.each<[string, string, string[]]>([
-      ["a rule deleted", "iptables -D MAILFW-IN -j DROP", ["rules: IPv4: missing: -A MAILFW-IN -j DROP"]],
+      ["a rule deleted", "iptables -D MAILFW-DROP -j DROP", ["rules: IPv4: missing: -A MAILFW-DROP -j DROP"]],
       [
         "a rule added",
         "ip6tables -I MAILFW-IN -p tcp --dport 3306 -j ACCEPT",
