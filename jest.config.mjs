@@ -1,3 +1,5 @@
+import { availableParallelism } from "node:os";
+
 const base = {
   transform: { "^.+\\.ts$": ["ts-jest", { tsconfig: "<rootDir>/test/tsconfig.json" }] },
   cacheDirectory: "<rootDir>/.cache/jest", // the sandbox's temporary directory vanishes with it
@@ -5,7 +7,7 @@ const base = {
 };
 
 export default {
-  maxWorkers: "100%",
+  maxWorkers: availableParallelism() + 1, // much of the time goes into waiting for the end of a window
   projects: [
     // Needs nothing but Node.
     { ...base, displayName: "unit", testMatch: ["<rootDir>/test/unit/**/*.test.ts"] },

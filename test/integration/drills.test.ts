@@ -126,7 +126,7 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
   test("apply, killed at every step: back to the old rules within the window, and the next apply succeeds", async () => {
     const steps = await stepsOf(`apply --rollback ${seconds}`, newer);
     await settled(hosts[0]!);
-    await forEachMoment(hosts, upTo(steps, 12), async (host, at) => {
+    await forEachMoment(hosts, upTo(steps, 8), async (host, at) => {
       expect(await killed(host, at, `apply --rollback ${seconds}`, newer)).toMatchObject({ code: 137 });
       expectWhole(await live(host), older, newer);
       await settled(host);
@@ -141,7 +141,7 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
     const applied = await run(hosts[0]!, `apply --rollback ${seconds}`, newer);
     const steps = await stepsOf("confirm", applied.stdout);
     await deploy(hosts[0]!, older);
-    await forEachMoment(hosts, upTo(steps, 12), async (host, at) => {
+    await forEachMoment(hosts, upTo(steps, 8), async (host, at) => {
       const { stdout: token } = await run(host, `apply --rollback ${seconds}`, newer);
       expect(await killed(host, at, "confirm", token)).toMatchObject({ code: 137 });
       expect(await live(host)).toBe(newer);
@@ -168,7 +168,7 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
   test("rollback, killed at every step: the next one goes all the way", async () => {
     const { stdout } = await run(hosts[0]!, "apply --rollback 600", newer);
     const steps = await stepsOf(`rollback ${stdout.replace("applied ", "").trim()}`, "");
-    await forEachMoment(hosts, upTo(steps, 12), async (host, at) => {
+    await forEachMoment(hosts, upTo(steps, 8), async (host, at) => {
       const applied = await run(host, "apply --rollback 600", newer);
       const token = applied.stdout.replace("applied ", "").trim();
       expect(await killed(host, at, `rollback ${token}`, "")).toMatchObject({ code: 137 });
@@ -182,7 +182,7 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
   test("restore at boot, killed at every step: the next one loads both families", async () => {
     await reboot(hosts[0]!);
     const steps = await stepsOf("restore", "");
-    await forEachMoment(hosts, upTo(steps, 8), async (host, at) => {
+    await forEachMoment(hosts, upTo(steps, 4), async (host, at) => {
       await reboot(host);
       expect(await killed(host, at, "restore", "")).toMatchObject({ code: 137 });
       expectWhole(await live(host), none, older);
