@@ -172,13 +172,19 @@ none() {
 
 # --- What is kept
 
-# A directory of rules holds rules.v4, rules.v6, the token of the run that brought them, and SHA256SUMS, which is written last.
+# A directory of rules holds rules.v4, rules.v6, the token of the run that brought them with the seconds for its confirm, and
+# SHA256SUMS, which is written last.
 rule_files='rules.v4 rules.v6 token'
 
 # seal DIR TOKEN
 seal() {
   # shellcheck disable=SC2086 # one word a file
   echo "$2" >"$1/token" && (cd "$1" && sha256sum $rule_files >SHA256SUMS)
+}
+
+# token_of DIR: without the seconds that there are to confirm it.
+token_of() {
+  cut -d ' ' -f 1 "$1/token" 2>/dev/null
 }
 
 # good DIR: whether it holds the rules as they were sealed.
@@ -226,10 +232,10 @@ uptime() {
 # arm TOKEN SECONDS: from here on the host goes back by itself.
 arm() {
   if ! { [ -d /run/systemd/system ] && systemd-run --quiet --collect --unit="mail-firewall-rollback-${1#*-}" \
-    --on-active="$2" --timer-property=AccuracySec=100ms --property=Restart=on-failure --property=RestartSec=1 \
+    --on-active="$2" --timer-property=AccuracySec=100ms --property=Restart=on-failure --property=RestartSec=5 \
     "$self" rollback "$1" 9>&-; }; then
     # Neither a hang-up nor the end of whoever started us takes it along.
-    setsid sh -c "trap '' HUP INT TERM PIPE; sleep $2; until $self rollback $1; do sleep 1; done" \
+    setsid sh -c "trap '' HUP INT TERM PIPE; sleep $2; until $self rollback $1; do sleep 5; done" \
       </dev/null >/dev/null 2>&1 9>&- &
     kill -0 "$!" || return
   fi
@@ -257,7 +263,7 @@ disarm() {
 # go_back: to the confirmed rules, and to other firewalls as they were. Says where that is.
 go_back() {
   target=$(confirmed)
-  if [ "$target" = "$etc" ] && [ "$(cat "$etc/token")" = "$(pending)" ]; then
+  if [ "$target" = "$etc" ] && [ "$(token_of "$etc")" = "$(pending)" ]; then
     settle # a confirm was killed when all but its end was done
     return
   fi
@@ -570,12 +576,12 @@ confirm() {
   [ "$given" != confirmed ] || { echo confirmed && return; }
   token=${given##* }
   lock 30
-  if [ "$(cut -d ' ' -f 1 "$etc/token" 2>/dev/null)" = "$token" ] && good "$etc"; then
+  if [ "$(token_of "$etc")" = "$token" ] && good "$etc"; then
     settle || exit 1 # a second time: the first was cut off before it could be recorded
     echo confirmed
     return
   fi
-  { good "$etc/candidate" && [ "$(cut -d ' ' -f 1 "$etc/candidate/token")" = "$token" ]; } ||
+  { good "$etc/candidate" && [ "$(token_of "$etc/candidate")" = "$token" ]; } ||
     fail "the host does not know the rules $token: it was reinstalled, or something else was applied since; deploy to it anew (pulumi up --replace)"
 
   if [ "$(pending)" = "$token" ] || { [ -z "$(pending)" ] && good "$etc" && same "$etc" "$etc/candidate"; }; then

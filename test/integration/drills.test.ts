@@ -144,10 +144,12 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
     await forEachMoment(hosts, upTo(steps, 8), async (host, at) => {
       const { stdout: token } = await run(host, `apply --rollback ${seconds}`, newer);
       expect(await killed(host, at, "confirm", token)).toMatchObject({ code: 137 });
-      expect(await live(host)).toBe(newer);
+      expectWhole(await live(host), older, newer);
       await settled(host);
       const after = await live(host);
       expect([older, newer]).toContain(after);
+      // Once they were written down as confirmed, the rest of the confirm is not lost either.
+      if (after === newer) expect((await host.run("ls /etc/mail-firewall")).stdout).not.toContain("candidate");
       await expectSsh(host);
       await reboot(host);
       await run(host, "restore");
