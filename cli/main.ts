@@ -45,8 +45,20 @@ async function main(): Promise<number> {
 
   const asked = hosts.filter(({ name }) => wanted.length === 0 || wanted.includes(name));
   const scratch = mkdtempSync(join(tmpdir(), "mail-firewall-"));
+  const clean = () => rmSync(scratch, { recursive: true, force: true });
+  for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
+    process.once(signal, () => {
+      clean();
+      process.kill(process.pid, signal); // whose handler is gone now
+    });
+  }
   try {
-    const reports = await Promise.all(asked.map(async (host) => [host.name, await askHost(host, scratch)] as const));
+    const reports = await inTurns(asked, 8, async (host) => {
+      const report = await askHost(host, scratch);
+      if (asked.length > 1)
+        console.error(`mail-firewall: ${host.name} ${"error" in report ? "did not answer" : "answered"}`);
+      return [host.name, report] as const;
+    });
     console.log(
       values.json ? JSON.stringify(Object.fromEntries(reports), undefined, 2) : reports.map(inWords).join("\n"),
     );
@@ -54,18 +66,32 @@ async function main(): Promise<number> {
     if (all.some((report) => "error" in report)) return 1;
     return all.some((report) => "differences" in report && report.differences.length > 0) ? 3 : 0;
   } finally {
-    rmSync(scratch, { recursive: true, force: true });
+    clean();
   }
 }
 
+/** `Promise.all`, with at most `width` at a time: a bastion's sshd drops connections when more than 10 log in (MaxStartups). */
+async function inTurns<T, R>(items: readonly T[], width: number, action: (item: T) => Promise<R>): Promise<R[]> {
+  const results: R[] = [];
+  const queue = items.entries();
+  const work = async () => {
+    for (const [i, item] of queue) results[i] = await action(item);
+  };
+  await Promise.all(Array.from({ length: width }, work));
+  return results;
+}
+
+/** Without control characters, of which a host may send any: they are for the operator's terminal. */
 function inWords([name, report]: readonly [string, Report]): string {
-  if ("error" in report) return `${name}: ${report.error}`;
-  const { rules, differences, notices } = report;
-  return [
-    `${name}: ${differences.length > 0 ? "not as deployed" : "as deployed"} (rules ${rules})`,
-    ...differences.map(({ text }) => `  ${text}`),
-    ...notices.map(({ text }) => `  notice: ${text}`),
-  ].join("\n");
+  const lines =
+    "error" in report
+      ? [`${name}: ${report.error}`]
+      : [
+          `${name}: ${report.differences.length > 0 ? "not as deployed" : "as deployed"} (rules ${report.rules})`,
+          ...report.differences.map(({ text }) => `  ${text}`),
+          ...report.notices.map(({ text }) => `  notice: ${text}`),
+        ];
+  return lines.map((line) => line.replace(/[\x00-\x09\x0b-\x1f\x7f-\x9f]/g, "?")).join("\n");
 }
 
 /** With secrets, which are the keys to log in with; they go nowhere but into files of this user in a folder of its own. */
@@ -79,8 +105,12 @@ function exportState(stack: string | undefined, cwd: string | undefined): Promis
     pulumi.stdout.setEncoding("utf8").on("data", (part: string) => (text += part));
     pulumi.on("error", (error) => reject(new Error(`pulumi could not be started: ${error.message}`)));
     pulumi.on("close", (code) => {
-      if (code === 0) resolve(JSON.parse(text) as State);
-      else reject(new Error("the state of the stack could not be read (above)"));
+      try {
+        if (code === 0) return resolve(JSON.parse(text) as State);
+      } catch {
+        // The error would show a part of the text, which has secrets.
+      }
+      reject(new Error("the state of the stack could not be read (above)"));
     });
   });
 }

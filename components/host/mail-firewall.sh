@@ -435,6 +435,14 @@ boots() {
   fi
 }
 
+# put_rc_local: $dir/rc.local in its place, with the mode and owner that it has, or not at all.
+put_rc_local() {
+  file=$(readlink -f /etc/rc.local)
+  if cp -p "$file" "$file.new" && cat "$dir/rc.local" >"$file.new" && mv "$file.new" "$file"; then return; fi
+  rm -f "$file.new"
+  complain '/etc/rc.local cannot be written'
+}
+
 boot_on() {
   hooks_on || return
   if boots; then return; fi
@@ -442,9 +450,9 @@ boot_on() {
     unit_text >"$unit.new" && chmod 0644 "$unit.new" && mv "$unit.new" "$unit" && systemctl daemon-reload &&
       systemctl enable --quiet mail-firewall.service && systemctl start --no-block mail-firewall.service
   elif [ -x /etc/rc.local ]; then
-    # First of all: what comes later may fail or exit. (cat keeps the file's mode and owner.)
-    awk -v line="$self restore || : # mail-firewall" 'NR == 2 || (NR == 1 && !/^#!/) { print line } { print } END { if (NR < 2) print line }' \
-      /etc/rc.local >"$dir/rc.local" && cat "$dir/rc.local" >/etc/rc.local
+    # First of all: what comes later may fail or exit.
+    awk -v line="$self restore || : # mail-firewall" '!placed && !/^#!/ { print line; placed = 1 } { print } END { if (!placed) print line }' \
+      /etc/rc.local >"$dir/rc.local" && put_rc_local
   else
     complain 'neither systemd nor an executable /etc/rc.local is here: after a reboot nothing loads the rules' || :
   fi
@@ -456,7 +464,7 @@ boot_off() {
     systemctl disable --quiet mail-firewall.service && rm "$unit" && systemctl daemon-reload || return
   fi
   if grep -q '# mail-firewall$' /etc/rc.local 2>/dev/null; then
-    sed '/# mail-firewall$/d' /etc/rc.local >"$dir/rc.local" && cat "$dir/rc.local" >/etc/rc.local
+    sed '/# mail-firewall$/d' /etc/rc.local >"$dir/rc.local" && put_rc_local
   fi
 }
 
@@ -687,7 +695,8 @@ say() {
 # compare FAMILY RULES: how the kernel differs from RULES.
 compare() {
   read_kernel "$1" || return
-  diff "$2" "$dir/live.$1" >"$dir/diff" || sed -n -e 's/^< -A/missing: -A/p' -e 's/^> -A/not ours: -A/p' "$dir/diff" |
+  # Busybox prints the unified form.
+  diff "$2" "$dir/live.$1" >"$dir/diff" || sed -nE -e 's/^(< |-)(-A|:)/missing: \2/p' -e 's/^(> |\+)(-A|:)/not ours: \2/p' "$dir/diff" |
     while read -r line; do say difference rules "IPv$1: $line"; done
   for hook in $hooks; do
     [ -n "$(place_jump "$1" "${hook%:*}" "${hook#*:}" "$2")" ] || continue
@@ -780,6 +789,7 @@ status() {
   elif [ -e "$etc/rules.v4" ] && ! boots; then
     say difference boot 'nothing loads the rules at boot'
   fi
+  [ "$families" = '4 6' ] || say notice families 'the kernel has no IPv6: only the IPv4 rules are loaded'
   at_work | while read -r name _; do say difference others "$name is on beside our rules"; done
   name_shadowed | while read -r rule; do say notice shadowed "never reached while our rules are there: $rule"; done
   if iptables -V | grep -q nf_tables && grep -q . /proc/net/ip_tables_names /proc/net/ip6_tables_names 2>/dev/null; then

@@ -301,6 +301,7 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
         "ip6tables -I MAILFW-IN -p tcp --dport 3306 -j ACCEPT",
         ["rules: IPv6: not ours: -A MAILFW-IN -p tcp -m tcp --dport 3306 -j ACCEPT"],
       ],
+      ["a chain added", "iptables -N MAILFW-NEW", ["rules: IPv4: not ours: :MAILFW-NEW - [0:0]"]],
       ["a jump deleted", "iptables -D INPUT -j MAILFW-IN", ["jump: IPv4: the jump from INPUT to MAILFW-IN is missing"]],
       [
         "a rule before the jump",

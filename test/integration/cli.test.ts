@@ -1,0 +1,276 @@
+// `mail-firewall status`, as an operator runs it: against a stack of the real engine, and real hosts.
+import { execFileSync, spawn, type ChildProcess } from "node:child_process";
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join, resolve } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+
+import { execute, operatorKey, startMailHost, type MailHost } from "../sandbox/host";
+import { startStack, type Config, type Stack, type StackOptions } from "../sandbox/stack";
+import { policy, succeeded } from "./example";
+
+jest.setTimeout(180_000);
+
+const cli = resolve("dist/cli/main.js");
+const folder = mkdtempSync(join(tmpdir(), "cli-"));
+const hosts: MailHost[] = [];
+const stacks: Stack[] = [];
+const agents: ChildProcess[] = [];
+afterAll(async () => {
+  await Promise.all(hosts.map((host) => host.close()));
+  for (const stack of stacks) stack.remove();
+  for (const agent of agents) agent.kill();
+});
+
+async function startHost(): Promise<MailHost> {
+  const host = await startMailHost({ listen: { tcp: [993], udp: [] } });
+  hosts.push(host);
+  return host;
+}
+
+/** Where the tool's own files go, which it must not leave behind. */
+const scratch = join(folder, "tmp");
+mkdirSync(scratch);
+const secrets = (privateKey = operatorKey.privateKey) => privateKey.split("\n").slice(1, -2);
+
+async function deployed(config: Config, options: StackOptions = operatorKey, password?: string): Promise<Stack> {
+  const stack = await startStack({ ...options, env: { ...options.env, TMPDIR: scratch } });
+  stacks.push(stack);
+  stack.configure({ ...policy, ...config });
+  if (password !== undefined) {
+    succeeded(await stack.pulumi("config", "set", "--secret", "mail-firewall:sshPrivateKeyPassword", password));
+  }
+  succeeded(await stack.up("--skip-preview"));
+  return stack;
+}
+
+const at = (host: MailHost, more: Config = {}) => ({ host: host.address4, hostKey: host.hostKey, ...more });
+
+/** Runs the tool; nothing secret comes out, and nothing is left. */
+async function status(stack: Stack, ...args: string[]) {
+  const run = await stack.execute("node", cli, "status", ...args);
+  for (const secret of ["open sesame", ...secrets()]) expect(run.output).not.toContain(secret);
+  expect(readdirSync(scratch).filter((name) => name.startsWith("mail-firewall"))).toEqual([]);
+  return run;
+}
+/** The part of the output that is JSON, without the progress on stderr. */
+const json = (output: string) =>
+  JSON.parse(output.slice(output.indexOf("{"))) as Record<string, Record<string, unknown>>;
+
+/** Makes its sshd answer with another host key. */
+async function otherHostKey(host: MailHost): Promise<void> {
+  await host.run("ssh-keygen -q -t ed25519 -N '' -f /etc/ssh/other");
+  await setHostKey(host, "/etc/ssh/other");
+}
+const ownHostKey = (host: MailHost) => setHostKey(host, "/etc/ssh/ssh_host_ed25519_key");
+async function setHostKey(host: MailHost, file: string): Promise<void> {
+  await host.run(`sed -i 's,^HostKey.*,HostKey ${file},' /etc/ssh/sshd_config; kill -HUP "$(cat /run/sshd.pid)"`);
+  const { stdout } = await host.run(`cut -d ' ' -f 2 ${file}.pub`);
+  while (!(await execute("ssh-keyscan", [host.address4])).stdout.includes(stdout.trim())) await sleep(50);
+}
+
+describe("a stack with two hosts", () => {
+  let mx1: MailHost, mx2: MailHost, stack: Stack;
+  beforeAll(async () => {
+    [mx1, mx2] = await Promise.all([startHost(), startHost()]);
+    stack = await deployed({ hosts: { mx1: at(mx1), mx2: at(mx2, { user: "admin" }) } });
+  });
+
+  const everything = (host: MailHost) =>
+    host.run(
+      "iptables-save; ip6tables-save; cat /proc/net/ip*_tables_names; find /etc /run /tmp /root /usr/local -ls | grep -v -e sudo/ts -e ' /tmp$'; cat /etc/mail-firewall/*",
+    );
+  const withoutDates = (text: string) => text.replace(/^#.*\n|\[\d+:\d+\]/gm, "");
+
+  test("as deployed: exit code 0, a line as each answers; nothing is changed on a host", async () => {
+    const before = [await everything(mx1), await everything(mx2)].map(({ stdout }) => withoutDates(stdout));
+    const { code, output } = await status(stack);
+    expect({ code, output }).toMatchObject({ code: 0 });
+    expect(output).toMatch(/^mail-mx1: as deployed \(rules [0-9a-f]{12}\)$/m);
+    expect(output).toMatch(/^mail-mx2: as deployed \(rules [0-9a-f]{12}\)$/m);
+    expect(output).toContain("mail-firewall: mail-mx1 answered\n");
+    expect([await everything(mx1), await everything(mx2)].map(({ stdout }) => withoutDates(stdout))).toEqual(before);
+  });
+
+  test("one differs: exit code 3, and in which way; as JSON, too; the other alone is as deployed", async () => {
+    await mx2.run("iptables -D MAILFW-DROP -j DROP");
+    const { code, output } = await status(stack);
+    expect(code).toBe(3);
+    expect(output).toMatch(/^mail-mx1: as deployed/m);
+    expect(output).toMatch(
+      /^mail-mx2: not as deployed \(rules [0-9a-f]{12}\)\n {2}IPv4: missing: -A MAILFW-DROP -j DROP$/m,
+    );
+
+    const asJson = await status(stack, "--json");
+    expect(asJson.code).toBe(3);
+    expect(json(asJson.output)).toMatchObject({
+      "mail-mx1": { owner: "mail-firewall/test/mail-mx1", differences: [] },
+      "mail-mx2": { differences: [{ kind: "rules", text: "IPv4: missing: -A MAILFW-DROP -j DROP" }] },
+    });
+
+    const one = await status(stack, "mail-mx1");
+    expect(one.code).toBe(0);
+    expect(one.output).not.toContain("mail-mx2");
+    await mx2.run("iptables -A MAILFW-DROP -j DROP");
+  });
+
+  test("rules that the stack deployed, and the host replaced by other ones of its own, differ", async () => {
+    const state = await stack.export();
+    const other = state.deployment.resources!.find(({ urn }) => urn.endsWith("mail-mx1-apply"))!;
+    other.inputs!.stdin = (other.inputs!.stdin as string).replaceAll("dstport 443", "dstport 8443");
+    const before = await stack.export();
+    await stack.import(state);
+    const { code, output } = await status(stack, "mail-mx1");
+    await stack.import(before);
+    expect(code).toBe(3);
+    expect(output).toContain("the rules in /etc/mail-firewall are not those that were deployed");
+  });
+
+  test.each<[string, string[], number, string]>([
+    [
+      "an unknown host",
+      ["mx9", "mail-mx1"],
+      1,
+      "mail-firewall: no host mx9 in this stack; it has mail-mx1, mail-mx2\n",
+    ],
+    ["an unknown option", ["--frobnicate"], 64, "Unknown option '--frobnicate'"],
+    ["an option without its value", ["--stack"], 64, "argument missing"],
+    ["a stack that is not there", ["--stack", "ghost"], 1, "no stack named 'ghost' found"],
+  ])("%s: an error, and no host is asked", async (_, args, code, words) => {
+    const connections = [mx1.connections(), mx2.connections()];
+    const run = await status(stack, ...args);
+    expect(run).toMatchObject({ code, output: expect.stringContaining(words) as string });
+    expect([mx1.connections(), mx2.connections()]).toEqual(connections);
+  });
+
+  test("no verb, another one: how it is used", async () => {
+    for (const args of [[], ["frobnicate"], ["--help"]]) {
+      const { code, output } = await stack.execute("node", cli, ...args);
+      expect(code).toBe(args[0] === "--help" ? 0 : 64);
+      expect(output).toContain("usage: mail-firewall status [--stack NAME]");
+    }
+  });
+
+  test("interrupted: no key is left behind", async () => {
+    // A host that takes the connection and says nothing.
+    await mx2.run("kill -STOP $(cat /run/sshd.pid)");
+    const run = stack.execute(
+      "sh",
+      "-c",
+      `node "$0" status mail-mx2 & sleep 6; ls "$TMPDIR"/mail-firewall-*/*; kill -INT $!; wait $!`,
+      cli,
+    );
+    const { code, output } = await run;
+    await mx2.run("kill -CONT $(cat /run/sshd.pid)");
+    expect(output).toContain("host.key");
+    expect(code).toBe(130);
+    expect(readdirSync(scratch).filter((name) => name.startsWith("mail-firewall"))).toEqual([]);
+  });
+
+  test("a host that answers with another key is not asked; the others are", async () => {
+    await otherHostKey(mx1);
+    const { code, output } = await status(stack);
+    await ownHostKey(mx1);
+    expect(code).toBe(1);
+    expect(output).toMatch(/^mail-mx1: cannot be reached: .*\n[^]*Host key verification failed/m);
+    expect(output).toMatch(/^mail-mx2: as deployed/m);
+  });
+
+  test("a host without its script, one whose user has lost sudo, one that is gone: exit code 1, and the others are reported", async () => {
+    await mx1.run("mv /usr/local/sbin/mail-firewall /root");
+    await mx2.run("mv /etc/sudoers.d/admin /root");
+    const { code, output } = await status(stack);
+    expect(code).toBe(1);
+    expect(output).toMatch(/^mail-mx1: cannot say how it is: .*mail-firewall: No such file or directory$/m);
+    expect(output).toMatch(/^mail-mx2: cannot say how it is: sudo: a password is required$/m);
+    await mx1.run("mv /root/mail-firewall /usr/local/sbin");
+    await mx2.close();
+    const gone = await status(stack, "--json");
+    expect(gone.code).toBe(1);
+    expect(json(gone.output)).toMatchObject({
+      "mail-mx1": { differences: [] },
+      "mail-mx2": {
+        error: expect.stringMatching(
+          /^cannot be reached: ssh: connect to host .*(No route to host|Connection timed out)/,
+        ) as string,
+      },
+    });
+  });
+});
+
+describe("it logs in as the deployment does", () => {
+  let host: MailHost, bastion: MailHost;
+  beforeAll(async () => {
+    [host, bastion] = await Promise.all([startHost(), startHost()]);
+  });
+  const locked = (passphrase: string) => {
+    const file = join(mkdtempSync(join(folder, "key-")), "id_ed25519");
+    execFileSync("cp", [operatorKey.file, file]);
+    execFileSync("ssh-keygen", ["-q", "-p", "-P", "", "-N", passphrase, "-f", file]);
+    return readFileSync(file, "utf8");
+  };
+  const behind = () => ({
+    ssh: [`${bastion.address4}/32`, `${bastion.address6}/128`],
+    hosts: { mx1: at(host, { bastion: { host: bastion.address4, user: "admin", hostKey: bastion.hostKey } }) },
+  });
+
+  test("with a key that has a passphrase, through a bastion that is the only way", async () => {
+    const stack = await deployed(behind(), { privateKey: locked("open sesame") }, "open sesame");
+    expect(await status(stack)).toMatchObject({ code: 0 });
+    await otherHostKey(bastion);
+    const { code, output } = await status(stack);
+    await ownHostKey(bastion);
+    expect(code).toBe(1);
+    expect(output).toMatch(/^mail-mx1: cannot be reached: [^]*Host key verification failed/m);
+    succeeded(await stack.destroy());
+  });
+
+  test("to an IPv6 address behind a bastion, with a plain key, and none of the two host keys checked", async () => {
+    const stack = await deployed({
+      ...behind(),
+      hosts: {
+        mx1: {
+          host: host.address6,
+          insecureIgnoreHostKey: true,
+          bastion: { host: bastion.address6, insecureIgnoreHostKey: true },
+        },
+      },
+    });
+    expect(await status(stack)).toMatchObject({ code: 0 });
+    succeeded(await stack.destroy());
+  });
+
+  test("with an agent's key, where there is no other", async () => {
+    const socket = join(folder, "agent");
+    agents.push(spawn("ssh-agent", ["-D", "-a", socket], { stdio: "ignore" }));
+    while (!existsSync(socket)) await sleep(20);
+    const env = { SSH_AUTH_SOCK: socket };
+    execFileSync("ssh-add", ["-q", operatorKey.file], { env: { ...process.env, ...env } });
+    const stack = await deployed({ hosts: { mx1: at(host) } }, { env });
+    expect(await status(stack)).toMatchObject({ code: 0 });
+    execFileSync("ssh-add", ["-q", "-D"], { env: { ...process.env, ...env } });
+    const { code, output } = await status(stack);
+    expect(code).toBe(1);
+    expect(output).toMatch(/^mail-mx1: cannot be reached: .*Permission denied \(publickey\)/m);
+    execFileSync("ssh-add", ["-q", operatorKey.file], { env: { ...process.env, ...env } });
+    succeeded(await stack.destroy());
+  });
+
+  test("whatever stands in the operator's own ~/.ssh", async () => {
+    const home = mkdtempSync(join(folder, "home-"));
+    mkdirSync(join(home, ".ssh"), { mode: 0o700 });
+    writeFileSync(join(home, ".ssh", "config"), "Host *\n  ProxyCommand false\n  Port 9\n");
+    const stack = await deployed({ hosts: { mx1: at(host) } }, { ...operatorKey, env: { HOME: home } });
+    expect(await status(stack)).toMatchObject({ code: 0 });
+    succeeded(await stack.destroy());
+  });
+});
+
+test("a stack that has deployed to no host", async () => {
+  const stack = await startStack(operatorKey);
+  stacks.push(stack);
+  expect(await status(stack)).toMatchObject({
+    code: 1,
+    output: expect.stringContaining("this stack has deployed to no host") as string,
+  });
+});
