@@ -58,6 +58,15 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
     expect(await remove()).toMatchObject({ code: 0 });
   });
 
+  test("rules that are confirmed are applied and confirmed again, with a token of their own", async () => {
+    await deploy(example);
+    const [first, second] = [await apply(example), await apply(example)];
+    for (const { stdout } of [first, second]) expect(stdout).toMatch(/^applied [0-9a-f]{12}-[0-9a-f]{8}\n$/);
+    expect(second.stdout).not.toBe(first.stdout);
+    expect(await confirm(second.stdout)).toMatchObject({ code: 0, stdout: "confirmed\n" });
+    expect(await live(host)).toBe(example);
+  });
+
   test("policies and options load, and come back from the kernel byte for byte", async () => {
     await fc.assert(
       fc.asyncProperty(policyArgs, hostOptions, async (args, options) => {

@@ -1,5 +1,5 @@
-"""The network ends of the sandbox: `agent.py listen` on a mail host; on a client `agent.py probe MS`, `ping MS`, `forge MS`,
-`deliver MS` and `read MS`.
+"""The network ends of the sandbox: `agent.py listen` and `count` on a mail host; on a client `agent.py probe MS`, `ping MS`,
+`forge MS`, `deliver MS`, `read MS` and `flow`.
 
 Input and output are JSON. Only the standard library is used: this runs with whatever python3 the machine has.
 """
@@ -15,6 +15,7 @@ import socket
 import ssl
 import struct
 import sys
+import time
 
 KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 RECVERR = {socket.AF_INET: (socket.IPPROTO_IP, 11), socket.AF_INET6: (socket.IPPROTO_IPV6, 25)}  # not in socket yet
@@ -34,6 +35,19 @@ def make_socket(kind, address, port, protocol=0):
     except OSError as error:
         raise SystemExit(f"agent.py: cannot bind {address} port {port}: {error.strerror}")
     return sock
+
+
+SO_RCVBUFFORCE = 33  # not in socket
+
+
+def hold_all(sock):
+    """Enough room for what arrives while Python is not running: who counts packets must lose none in a buffer."""
+    sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 32 << 20)
+
+
+async def end_of_input():
+    loop = asyncio.get_running_loop()
+    await loop.run_in_executor(None, sys.stdin.read)
 
 
 # --- listen: {"tcp": [port…], "udp": [port…]} as argument; prints "listening" when all ports answer
@@ -66,9 +80,177 @@ async def listen(ports):
             # A whole batch of probes may go to one port: with a short queue some would look dropped.
             await asyncio.start_server(echo, sock=make_socket(socket.SOCK_STREAM, address, port), backlog=4096)
         for port in ports["udp"]:
-            await loop.create_datagram_endpoint(EchoDatagrams, sock=make_socket(socket.SOCK_DGRAM, address, port))
+            sock = make_socket(socket.SOCK_DGRAM, address, port)
+            hold_all(sock)
+            await loop.create_datagram_endpoint(EchoDatagrams, sock=sock)
     print("listening", flush=True)
     await asyncio.Event().wait()
+
+
+# --- count: like listen, but says nothing to anyone; prints "listening", and when stdin ends {"PROTOCOL/PORT": how many came}
+
+
+class CountDatagrams(asyncio.DatagramProtocol):
+    def __init__(self, seen):
+        self.datagram_received = lambda data, peer: seen()
+
+
+async def count(ports):
+    loop = asyncio.get_running_loop()
+    counts = {f"{protocol}/{port}": 0 for protocol in KINDS for port in ports[protocol]}
+
+    def counter(name):
+        def seen(*streams):
+            counts[name] += 1
+            for stream in streams[1:]:
+                stream.close()
+
+        return seen
+
+    for address in ("0.0.0.0", "::"):
+        for port in ports["tcp"]:
+            sock = make_socket(socket.SOCK_STREAM, address, port)
+            await asyncio.start_server(counter(f"tcp/{port}"), sock=sock, backlog=4096)
+        for port in ports["udp"]:
+            sock = make_socket(socket.SOCK_DGRAM, address, port)
+            hold_all(sock)
+            await loop.create_datagram_endpoint(lambda: CountDatagrams(counter(f"udp/{port}")), sock=sock)
+    print("listening", flush=True)
+    await end_of_input()
+    print(json.dumps(counts))
+
+
+# --- flow: {source, target, udp, connect, sessions: {port: seconds}, closed: {tcp, udp}, rate} on stdin, as one line for each flow
+# and an empty one; prints "flowing", and when stdin ends one report for each
+
+
+async def every(seconds, stop, action):
+    """At a steady rate: what the machine held up is made up for."""
+    due = time.monotonic()
+    while not stop.is_set():
+        action()
+        due += seconds
+        await asyncio.sleep(max(0, due - time.monotonic()))
+
+
+class Flow:
+    """What one client has from one mail host at the same time; each part counts what it asked and what came back."""
+
+    def __init__(self, order):
+        self.order = order
+        self.tasks = set()
+        self.report = {"datagrams": [0, 0], "connections": [0, 0], "slowest": 0, "sessions": {}, "knocks": 0, "leaks": 0}
+
+    def spawn(self, coroutine):
+        task = asyncio.create_task(coroutine)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    def socket(self, protocol, port):
+        sock = make_socket(KINDS[protocol], self.order["source"], 0)
+        if protocol == "udp":
+            hold_all(sock)
+            sock.connect((self.order["target"], port))
+        return sock
+
+    async def datagrams(self, stop, port, rate):
+        """Numbered, so that neither a double nor a late one hides a loss."""
+        sent, seen = 0, set()
+        sock = self.socket("udp", port)
+
+        def take():
+            while True:
+                try:
+                    seen.add(sock.recv(64))
+                except OSError:
+                    return
+
+        asyncio.get_running_loop().add_reader(sock, take)
+
+        def send():
+            nonlocal sent
+            try:
+                sock.send(b"%d" % sent)
+            except OSError:
+                pass  # an ICMP error to an earlier one: that one counts as lost, and so does this
+            sent += 1
+
+        await every(1 / rate, stop, send)
+        await asyncio.sleep(0.5)
+        self.report["datagrams"] = [sent, len(seen)]
+
+    async def connection(self, port):
+        loop = asyncio.get_running_loop()
+        self.report["connections"][0] += 1
+        with self.socket("tcp", 0) as sock:
+            # A reset instead of a goodbye: thousands would wait for their ports.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            start = time.monotonic()
+            try:
+                await asyncio.wait_for(loop.sock_connect(sock, (self.order["target"], port)), 8)
+                self.report["connections"][1] += 1
+            except (OSError, asyncio.TimeoutError):
+                pass
+            self.report["slowest"] = max(self.report["slowest"], round(1000 * (time.monotonic() - start)))
+
+    async def session(self, stop, port, pause):
+        """One connection that lives on, and says something after each pause. Ends at its first failure."""
+        loop = asyncio.get_running_loop()
+        words = self.report["sessions"][port] = [0, 0]
+        with self.socket("tcp", 0) as sock:
+            try:
+                await asyncio.wait_for(loop.sock_connect(sock, (self.order["target"], int(port))), 8)
+                while True:
+                    last = stop.is_set()
+                    words[0] += 1
+                    await loop.sock_sendall(sock, b"word")
+                    await asyncio.wait_for(loop.sock_recv(sock, 64), 8)
+                    words[1] += 1
+                    if last:
+                        return
+                    try:
+                        await asyncio.wait_for(stop.wait(), pause)
+                    except asyncio.TimeoutError:
+                        pass
+            except (OSError, asyncio.TimeoutError):
+                pass
+
+    async def knock(self, protocol, port):
+        """At a closed port. Shorter than the wait for a second SYN."""
+        loop = asyncio.get_running_loop()
+        self.report["knocks"] += 1
+        with self.socket(protocol, port) as sock:
+            try:
+                if protocol == "udp":
+                    sock.send(b"knock")
+                else:
+                    await asyncio.wait_for(loop.sock_connect(sock, (self.order["target"], port)), 0.3)
+                    self.report["leaks"] += 1
+            except (OSError, asyncio.TimeoutError):
+                pass
+
+    async def run(self, stop):
+        order = self.order
+        parts = [self.session(stop, port, pause) for port, pause in order.get("sessions", {}).items()]
+        if "udp" in order:
+            parts.append(self.datagrams(stop, order["udp"], order["rate"]))
+        if "connect" in order:
+            parts.append(every(2 / order["rate"], stop, lambda: self.spawn(self.connection(order["connect"]))))
+        for protocol, port in order.get("closed", {}).items():
+            parts.append(every(2 / order["rate"], stop, lambda p=protocol, n=port: self.spawn(self.knock(p, n))))
+        await asyncio.gather(*parts)
+        await asyncio.gather(*self.tasks)
+        return self.report
+
+
+async def flow():
+    stop = asyncio.Event()
+    flows = [Flow(json.loads(line)) for line in iter(sys.stdin.readline, "\n")]
+    running = asyncio.gather(*(one.run(stop) for one in flows))
+    print("flowing", flush=True)
+    await end_of_input()
+    stop.set()
+    print(json.dumps(await running))
 
 
 # --- probe: [{source, target, protocol, port}…] on stdin; prints [verdict…]
@@ -159,6 +341,8 @@ async def forge(order, _timeout):
         for _ in range(order["count"]):
             sock.sendto(header + source + target + datagram, (order["target"], 0))
     print(order["count"])
+
+
 # --- deliver: {target, recipient, message} on stdin, over SMTP on port 25; prints null
 
 
@@ -186,11 +370,15 @@ async def read(request, timeout):
         raise SystemExit(f"{type(error).__name__}: {error}")
 
 
-def main(verb, argument):
+def main(verb, argument=""):
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # a socket for each probe
     if verb == "listen":
         return listen(json.loads(argument))
+    if verb == "count":
+        return count(json.loads(argument))
+    if verb == "flow":
+        return flow()
     verbs = {"probe": probe_all, "ping": ping, "forge": forge, "deliver": deliver, "read": read}
     return verbs[verb](json.load(sys.stdin), float(argument) / 1000)
 

@@ -22,10 +22,11 @@ build() {
   export TMPDIR=/dev/shm
   mkfifo "$ready"
 
-  # nodad: the route below needs an address that counts already.
+  # nodad: the route below needs an address that counts already. A bridge without a MAC of its own takes that of a port, and
+  # another when that leaves: its neighbours would send to the old one for seconds.
   ip -batch - <<-'EOF'
 	link set lo up
-	link add br0 type bridge mcast_snooping 0
+	link add br0 address 02:00:00:00:00:01 type bridge mcast_snooping 0
 	link set br0 up
 	address add 203.0.113.1/32 dev br0
 	address add 2001:db8:113::1/128 dev br0 nodad

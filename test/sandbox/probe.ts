@@ -1,4 +1,6 @@
 // What the outside world sees of a mail host. Runs inside enter.sh.
+import { spawn } from "node:child_process";
+import { once as event } from "node:events";
 import { mkdirSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -89,6 +91,60 @@ let lastPort = 20_000;
 /** Sends UDP packets with a source that the client need not have, each call from another port: a flow of its own. */
 export async function forge(client: Client, forgery: Forgery): Promise<void> {
   await ask(client, "forge", 0, { ...forgery, sourcePort: ++lastPort });
+}
+
+/** What a client has from a mail host at the same time, for as long as it lasts. Rates: datagrams a second; half as many of the rest. */
+export interface Flow {
+  source: string;
+  target: string;
+  rate: number;
+  /** A port that echoes numbered datagrams. */
+  udp?: number;
+  /** A port to which new connections are opened. */
+  connect?: number;
+  /** Ports with one connection that lives on and says something after each pause, in seconds, and at the end. */
+  sessions?: Record<number, number>;
+  /** Closed ports that are knocked at. */
+  closed?: { tcp: number; udp: number };
+}
+
+/** Each pair: what was asked, and what came back. */
+export interface FlowReport {
+  datagrams: [number, number];
+  connections: [number, number];
+  /** Milliseconds; a lost SYN is sent again after 1,000. */
+  slowest: number;
+  sessions: Record<number, [number, number]>;
+  knocks: number;
+  /** Knocks at a TCP port that were answered. */
+  leaks: number;
+}
+
+/** From now until `end`, which returns a report for each flow. */
+export const startFlows = (client: Client, flows: Flow[]) =>
+  startVerb<FlowReport[]>(client.pid, ["flow"], [...flows.map((flow) => JSON.stringify(flow)), "", ""].join("\n"));
+
+/** Listens on a mail host, and says nothing to anyone; `end` returns how many came, by "protocol/port". */
+export const startCounter = (host: { pid: number }, ports: { tcp: number[]; udp: number[] }) =>
+  startVerb<Record<string, number>>(host.pid, ["count", JSON.stringify(ports)], "");
+
+async function startVerb<T>(pid: number, words: string[], input: string): Promise<{ end(): Promise<T> }> {
+  const child = spawn("nsenter", ["-t", `${pid}`, "--net", python, agent, ...words], { stdio: "pipe" });
+  const output = { stdout: "", stderr: "" };
+  for (const stream of ["stdout", "stderr"] as const) {
+    child[stream].setEncoding("utf8").on("data", (text: string) => (output[stream] += text));
+  }
+  const closed = event(child, "close");
+  child.stdin.on("error", () => {}).write(input);
+  await Promise.race([event(child.stdout, "data"), closed]);
+  return {
+    end: async () => {
+      child.stdin.end();
+      await closed;
+      if (child.exitCode !== 0) throw new Error(`${words[0]}: ${output.stderr.trim()}`);
+      return JSON.parse(output.stdout.slice(output.stdout.indexOf("\n"))) as T;
+    },
+  };
 }
 
 /** A verb of agent.py, from the client. */
