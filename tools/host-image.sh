@@ -27,6 +27,15 @@ build() {
     fail "debootstrap could not make a $1 (above)"
   }
   mount -t proc proc "$2/proc"
+  # Packages of other firewalls, for tests to install as an administrator would: dpkg --install /var/lib/others/NAME/*.deb
+  for package in firewalld iptables-persistent; do
+    mkdir -p "$2/var/lib/others/$package/partial"
+    chroot "$2" sh -eu -c "[ -e /var/lib/apt/lists/lock ] || apt-get update
+      apt-get install --yes --download-only --no-install-recommends -o Dir::Cache::archives=/var/lib/others/$package $package" >>"$2.log" 2>&1 || {
+      tail -n 20 "$2.log" >&2
+      fail "$package cannot be downloaded (above)"
+    }
+  done
   # ufw asks the kernel what it can, and must not ask it about this machine's rules.
   unshare --net chroot "$2" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C BOB="$bob" sh -eu <<'END' >>"$2.log" 2>&1 || {
 useradd --create-home --shell /bin/bash admin

@@ -1,10 +1,11 @@
 """The network ends of the sandbox: `agent.py listen` and `count` on a mail host; on a client `agent.py probe MS`, `ping MS`,
-`forge MS`, `deliver MS`, `read MS` and `flow`.
+`forge MS`, `deliver MS`, `read MS`, `flow` and `watch`.
 
 Input and output are JSON. Only the standard library is used: this runs with whatever python3 the machine has.
 """
 
 import asyncio
+import collections
 import imaplib
 import ipaddress
 import json
@@ -343,6 +344,69 @@ async def forge(order, _timeout):
     print(order["count"])
 
 
+# --- watch: [{source, target, port, everyMs}…] as argument; knocks at each port until stdin ends, and prints for each
+# {sent, pauseMs: the longest between two knocks, open: [ms since 1970…], refused: [ms since 1970…]}: when the target answered
+
+
+def answer_in(packet):
+    """(source, port, "open" or "refused") if the IP packet answers a SYN to a port of whoever sent it."""
+    if packet[0] >> 4 == 4:
+        protocol, source, payload = packet[9], packet[12:16], packet[(packet[0] & 15) * 4 :]
+    else:
+        protocol, source, payload = packet[6], packet[8:24], packet[40:]
+    if protocol == socket.IPPROTO_TCP and len(payload) >= 20:
+        kind = "refused" if payload[13] & 4 else "open" if payload[13] & 18 == 18 else None
+        return kind and (source, int.from_bytes(payload[:2], "big"), kind)
+    if (protocol, payload[0]) in ((socket.IPPROTO_ICMP, 3), (socket.IPPROTO_ICMPV6, 1)):
+        inner = payload[8:]
+        segment = inner[40 if inner[0] >> 4 == 6 else (inner[0] & 15) * 4 :]
+        return source, int.from_bytes(segment[2:4], "big"), "refused"
+    return None
+
+
+async def knock(order, watched, ends):
+    """Connects, again and again, and never waits for what becomes of it: the packets tell."""
+    sockets = collections.deque()
+    last = time.monotonic()
+    while not ends.done():
+        sock = make_socket(socket.SOCK_STREAM, order["source"], 0)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # close() forgets at once
+        sock.connect_ex((order["target"], order["port"]))
+        sockets.append(sock)
+        if len(sockets) > 40:
+            sockets.popleft().close()
+        now = time.monotonic()
+        watched["sent"] += 1
+        watched["pauseMs"] = max(watched["pauseMs"], round((now - last) * 1000))
+        last = now
+        await asyncio.sleep(order["everyMs"] / 1000)
+    for sock in sockets:
+        sock.close()
+
+
+async def watch(orders):
+    loop = asyncio.get_running_loop()
+    ends = loop.run_in_executor(None, sys.stdin.read)
+    watched = [{"sent": 0, "pauseMs": 0, "open": [], "refused": []} for _ in orders]
+    places = {(ipaddress.ip_address(order["target"]).packed, order["port"]): i for i, order in enumerate(orders)}
+    with socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(3)) as sniffer:  # ETH_P_ALL
+        sniffer.setblocking(False)
+        sniffer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)
+
+        def look():
+            packet, (_, protocol, kind, *_) = sniffer.recvfrom(2048)
+            found = kind != 4 and protocol in (0x0800, 0x86DD) and answer_in(packet)  # not PACKET_OUTGOING
+            if found and found[:2] in places:
+                watched[places[found[:2]]][found[2]].append(round(time.time() * 1000))
+
+        loop.add_reader(sniffer, look)
+        print("watching", flush=True)
+        await asyncio.gather(*(knock(order, of, ends) for order, of in zip(orders, watched)))
+        await asyncio.sleep(0.3)  # the last answers
+        loop.remove_reader(sniffer)
+    print(json.dumps(watched))
+
+
 # --- deliver: {target, recipient, message} on stdin, over SMTP on port 25; prints null
 
 
@@ -373,10 +437,8 @@ async def read(request, timeout):
 def main(verb, argument=""):
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # a socket for each probe
-    if verb == "listen":
-        return listen(json.loads(argument))
-    if verb == "count":
-        return count(json.loads(argument))
+    if verb in ("listen", "count", "watch"):
+        return {"listen": listen, "count": count, "watch": watch}[verb](json.loads(argument))
     if verb == "flow":
         return flow()
     verbs = {"probe": probe_all, "ping": ping, "forge": forge, "deliver": deliver, "read": read}

@@ -4,7 +4,9 @@ import { once as event } from "node:events";
 import { mkdirSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { agent, execute, once, python, startMachine } from "./host";
+import { createInterface } from "node:readline";
+
+import { agent, execute, macOf, once, python, startMachine, type MailHost } from "./host";
 
 export interface Client {
   /** A process in its network namespace: `nsenter -t PID --net ssh …` dials from there. */
@@ -84,6 +86,73 @@ export interface Forgery {
   /** UDP port at the target. */
   port: number;
   count: number;
+}
+
+/** What became of the connections to one port, at an address of a host. */
+export interface Watched {
+  target: string;
+  port: number;
+  /** Connections attempted, and the longest time between two, in milliseconds. */
+  sent: number;
+  pauseMs: number;
+  /** When packets came back that accept a connection, or refuse it (a reset, ICMP), in milliseconds since 1970. */
+  open: number[];
+  refused: number[];
+}
+
+/**
+ * Tries to connect to ports of a host at both addresses, from two addresses of the client, until `stop`, and looks at the packets
+ * that come back: what is answered for but a moment is seen. Goes on while the host is away.
+ *
+ * @param ports each with the time between two attempts, in milliseconds.
+ */
+export async function startWatch(
+  client: Client,
+  [source4, source6]: readonly [string, string],
+  host: Pick<MailHost, "address4" | "address6">,
+  ports: Record<number, number>,
+): Promise<{ stop(): Promise<Watched[]> }> {
+  const inside = ["-t", `${client.pid}`, "--net"];
+  const ends = [
+    [source4, host.address4],
+    [source6, host.address6],
+  ] as const;
+  for (const [, target] of ends) {
+    // Otherwise the kernel would ask for a host that was away only once a second.
+    const neighbour = [
+      "neighbour",
+      "replace",
+      target,
+      "lladdr",
+      macOf(host.address4),
+      "dev",
+      "eth0",
+      "nud",
+      "permanent",
+    ];
+    const { code, stderr } = await execute("nsenter", [...inside, "ip", ...neighbour]);
+    if (code !== 0) throw new Error(`watch: ${stderr.trim()}`);
+  }
+  const orders = ends.flatMap(([source, target]) =>
+    Object.entries(ports).map(([port, everyMs]) => ({ source, target, port: Number(port), everyMs })),
+  );
+  const child = spawn("nsenter", [...inside, python, agent, "watch", JSON.stringify(orders)], { stdio: "pipe" });
+  const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
+  let complaints = "";
+  child.stderr.setEncoding("utf8").on("data", (text: string) => (complaints += text));
+  const line = async (): Promise<string> => {
+    const next = await lines.next();
+    if (next.done) throw new Error(`watch: ${complaints.trim()}`);
+    return next.value;
+  };
+  await line(); // "watching"
+  return {
+    stop: async () => {
+      child.stdin.end();
+      const found = JSON.parse(await line()) as Omit<Watched, "target" | "port">[];
+      return found.map((one, i) => ({ target: orders[i]!.target, port: orders[i]!.port, ...one }));
+    },
+  };
 }
 
 let lastPort = 20_000;
