@@ -82,7 +82,7 @@ describe.each(backends)("with iptables-%s", (backend) => {
   test("a network that is gone when it comes to the confirm: the next up alone converges", async () => {
     stack.configure(withImaps());
     const up = stack.start("up", "--yes", "--skip-preview", "--suppress-progress");
-    await until(isPending, 30);
+    await until(isPending, 60);
     await link("down");
     failed(await up.ended);
     await back();
@@ -95,7 +95,7 @@ describe.each(backends)("with iptables-%s", (backend) => {
     for (const wait of [false, true]) {
       stack.configure(withImaps());
       const up = stack.start("up", "--yes", "--skip-preview", "--suppress-progress");
-      await until(isPending, 30);
+      await until(isPending, 60);
       up.kill();
       await up.ended;
       if (wait) await until(async () => !(await isPending()), seconds + 5);
@@ -132,7 +132,7 @@ describe.each(backends)("with iptables-%s", (backend) => {
     }
     stack.configure(withImaps());
     const up = stack.start("up", "--yes", "--skip-preview", "--suppress-progress");
-    await until(isPending, 30);
+    await until(isPending, 60);
     await host.run("iptables -I f2b-sshd -s 203.0.113.1 -j REJECT");
     failed(await up.ended);
     await back();

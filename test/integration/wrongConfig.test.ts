@@ -5,7 +5,7 @@ import { startStack, type Stack } from "../sandbox/stack";
 import { wrongConfigs } from "../unit/wrongConfigs";
 import { failed } from "./example";
 
-jest.setTimeout(30_000);
+jest.setTimeout(60_000);
 
 let ec2: Ec2, host: MailHost, stack: Stack;
 
