@@ -247,10 +247,10 @@ overdue() {
 }
 
 disarm() {
-  token=$(pending)
+  armed=$(pending)
   rm -rf "$run/pending" "$run/stopped" "$run/before"
-  if [ -n "$token" ] && [ -d /run/systemd/system ]; then
-    systemctl stop "mail-firewall-rollback-${token#*-}.timer" 2>/dev/null || : # it would find nothing pending
+  if [ -n "$armed" ] && [ -d /run/systemd/system ]; then
+    systemctl stop "mail-firewall-rollback-${armed#*-}.timer" 2>/dev/null || : # it would find nothing pending
   fi
 }
 
