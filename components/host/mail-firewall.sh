@@ -305,10 +305,18 @@ at_work() {
   fi
   [ -d /run/systemd/system ] || return 0
   for unit in firewalld netfilter-persistent nftables iptables ip6tables; do
+    # Debian calls netfilter-persistent by the names of the last two as well, for as long as it is enabled.
+    [ "$(systemctl show --property Id "$unit" 2>/dev/null)" = "Id=$unit.service" ] || continue
     enabled=disabled active=inactive
     ! systemctl is-enabled --quiet "$unit" 2>/dev/null || enabled=enabled
     ! systemctl is-active --quiet "$unit" 2>/dev/null || active=active
-    [ "$enabled $active" = 'disabled inactive' ] || echo "$unit $enabled $active"
+    # All but firewalld only load rules, and call themselves active for ever after.
+    case $unit in
+      firewalld) on=$active ;;
+      nftables) on=$([ $active = inactive ] || nft_tables | live_tables) ;;
+      *) on='' ;;
+    esac
+    [ $enabled = disabled ] && [ "${on:-inactive}" = inactive ] || echo "$unit $enabled $active"
   done
 }
 
@@ -318,10 +326,30 @@ ufw_init() {
   done
 }
 
-# nft_tables: the tables of the host's own nftables.conf, but for those that iptables-nft has made its own.
+# nft_tables: the tables that the host's own nftables.conf makes, but for those that iptables-nft has made its own. Where an empty
+# network lacks something that it names, only those that stand in the file itself are known.
 nft_tables() {
-  sed -nE 's/^[[:space:]]*table[[:space:]]+((ip|ip6|inet|arp|bridge|netdev)[[:space:]]+)?([A-Za-z0-9_]+).*/\2 \3/p' /etc/nftables.conf |
+  { unshare --net sh -c 'nft -f /etc/nftables.conf && nft list tables' 2>/dev/null || cat /etc/nftables.conf; } |
+    sed -nE 's/^[[:space:]]*(add[[:space:]]+)?table[[:space:]]+((ip|ip6|inet|arp|bridge|netdev)[[:space:]]+)?([A-Za-z0-9_]+).*/\3 \4/p' |
     sed 's/^ /ip /' | grep -vxE '(ip|ip6) (filter|nat|mangle|raw|security)' | sort -u
+}
+
+# live_tables: of the tables `FAMILY NAME` that it reads, those that there are.
+live_tables() {
+  while read -r family table; do
+    ! nft list table "$family" "$table" >/dev/null 2>&1 || echo "$family $table"
+  done
+}
+
+# stop_firewalld: with it systemd stops what is part of it, which is fail2ban.
+stop_firewalld() {
+  parts=''
+  for part in $(systemctl show --property ConsistsOf firewalld | cut -d = -f 2-); do
+    ! systemctl is-active --quiet "$part" || parts="$parts $part"
+  done
+  systemctl stop firewalld || return
+  # shellcheck disable=SC2086 # one word a unit
+  [ -z "$parts" ] || systemctl start $parts || complain "$parts stopped with firewalld, and could not be started again" || :
 }
 
 # stop_others: only until the next boot. Their units of the boot are turned off when the rules have been confirmed.
@@ -332,12 +360,13 @@ stop_others() {
     grep -q "^$name " "$run/stopped/list" 2>/dev/null || echo "$name $was" >>"$run/stopped/list"
     case $name in
       ufw) ufw_init stop ;;
-      firewalld) systemctl stop firewalld ;;
+      firewalld) stop_firewalld ;;
       nftables)
         # Never stopped: its ExecStop flushes every table, those of iptables-nft among them.
-        nft_tables | while read -r family table; do
-          nft list table "$family" "$table" >>"$run/stopped/nftables" 2>/dev/null || continue
-          nft delete table "$family" "$table" || return
+        nft_tables | live_tables | while read -r family table; do
+          # To be loaded instead of a table of that name, if there is one again.
+          { printf 'table %s\ndelete table %s\n' "$family $table" "$family $table" && nft list table "$family" "$table"; } >>"$run/stopped/nftables" &&
+            nft delete table "$family" "$table" || return
         done
         ;;
       # The others do nothing after they have loaded their rules, which are then rules like any; some flush when they are stopped.
@@ -346,11 +375,32 @@ stop_others() {
   done <"$dir/others"
 }
 
+# policy ACCEPT|DROP: of INPUT.
+policy() {
+  for family in $families; do "$(tool "$family")" -w 10 -P INPUT "$1" || return; done
+}
+
+# start_firewalld: it counts as started before it has loaded its rules, and on the way empties the chains of iptables, ours too,
+# but leaves their policies. It needs ACCEPT itself.
+start_firewalld() {
+  if ! { policy DROP && systemctl start firewalld; }; then
+    policy ACCEPT || :
+    return 1
+  fi
+  waited=0
+  until firewall-cmd --quiet --state 2>/dev/null || [ "$waited" = 30 ]; do
+    sleep 1
+    waited=$((waited + 1))
+  done
+  policy ACCEPT && [ "$waited" -lt 30 ]
+}
+
 # start NAME DIR
 start() {
   case $1 in
     ufw) ufw_init start ;;
     nftables) [ ! -f "$2/nftables" ] || nft -f "$2/nftables" ;;
+    firewalld) start_firewalld ;;
     *) systemctl start "$1" ;;
   esac
 }

@@ -118,7 +118,8 @@ echo >/proc/sys/net/ipv6/icmp/ratemask
 export const macOf = (address: string): string =>
   ["02", ...createHash("sha256").update(address).digest("hex").match(/../g)!.slice(0, 5)].join(":");
 
-function holdOpen(child: ChildProcessWithoutNullStreams, hold: boolean): void {
+/** Whether a child keeps this process from ending. */
+export function holdOpen(child: ChildProcessWithoutNullStreams, hold: boolean): void {
   const pipes = [child.stdin, child.stdout, child.stderr] as Socket[];
   for (const handle of [child, ...pipes]) handle[hold ? "ref" : "unref"]();
 }

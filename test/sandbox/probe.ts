@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 
-import { agent, execute, macOf, once, python, startMachine, type MailHost } from "./host";
+import { agent, execute, holdOpen, macOf, once, python, startMachine, type MailHost } from "./host";
 
 export interface Client {
   /** A process in its network namespace: `nsenter -t PID --net ssh …` dials from there. */
@@ -146,8 +146,10 @@ export async function startWatch(
     return next.value;
   };
   await line(); // "watching"
+  holdOpen(child, false);
   return {
     stop: async () => {
+      holdOpen(child, true);
       child.stdin.end();
       const found = JSON.parse(await line()) as Omit<Watched, "target" | "port">[];
       return found.map((one, i) => ({ target: orders[i]!.target, port: orders[i]!.port, ...one }));
