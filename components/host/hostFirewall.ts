@@ -10,7 +10,7 @@ import { policyKeys, readPolicy, rules, type Policy, type PolicyArgs } from "../
 import { connection, connectionWarnings } from "./connection";
 import { checkReachable, hostKeys, readHost, type HostArgs } from "./hostArgs";
 import { defaultSettings, hostWarnings, readHostOptions, type HostSettings } from "./hostOptions";
-import { rulesets } from "./ruleset";
+import { fitsOwner, rulesets } from "./ruleset";
 
 const scriptText = readFileSync(join(__dirname, "mail-firewall.sh"), "utf8");
 
@@ -61,7 +61,7 @@ export class HostFirewall extends pulumi.ComponentResource {
         ...remote,
         create: [script, "apply", ...applyOptions(settings)].join(" "),
         delete: `${script} remove --owned`,
-        stdin: rulesets(rules(policy), `${pulumi.getProject()}/${pulumi.getStack()}/${name}`, settings),
+        stdin: rulesets(rules(policy), ownerOf(name), settings),
       },
       // Otherwise the old command's `delete` would take away what the new one has just loaded.
       { ...options, dependsOn: install, deleteBeforeReplace: true },
@@ -103,6 +103,8 @@ const installScript = [
   "chown root:root $f.new; chmod 0744 $f.new; mv -f $f.new $f",
 ].join("; ");
 
+const ownerOf = (name: string) => `${pulumi.getProject()}/${pulumi.getStack()}/${name}`;
+
 /** From `applied FINGERPRINT-NONCE`; the nonce makes each run of apply one that must be confirmed. */
 function fingerprint(applied: string): string {
   return applied.replace(/^applied |-.*$/g, "");
@@ -124,6 +126,7 @@ function readHostFirewall(name: string, args: HostFirewallArgs): { policy: Polic
   const settings = readHostOptions(args, "", faults);
   const policy = readPolicy({ ...args, sshPorts: [] }, "", { any: true, sshPorts }, faults);
   checkReachable(args.host, policy.ssh, "", faults);
+  if (!fitsOwner(ownerOf(name))) faults.add("name", "is too long to be marked as the owner's on the host; shorten it");
   if (faults.list.length > 0) throw new pulumi.RunError(report(`HostFirewall "${name}"`, faults.list));
   return { policy, settings };
 }

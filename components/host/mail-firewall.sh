@@ -449,6 +449,25 @@ name_shadowed() {
   done
 }
 
+# name_outward: the ways to the world that have names of Docker's bridges, behind which MAILFW-FWD takes everyone for a container.
+name_outward() {
+  {
+    awk '$2 == "00000000" && $8 == "00000000" { print $1 }' /proc/net/route
+    [ ! -e /proc/net/ipv6_route ] || awk '$1 ~ /^0+$/ && $2 == "00" { print $NF }' /proc/net/ipv6_route
+  } | grep -E '^(docker|br-)' | sort -u |
+    sed 's/.*/the default route leaves by &, which is taken for a bridge of Docker: to all behind it, published ports are open/' || :
+}
+
+# name_unjudged: families in which Docker forwards to containers past DOCKER-USER, as Docker 20 does over IPv6 (--ip6tables). It
+# also puts its own rules before any other when it starts, so no place of ours would last.
+name_unjudged() {
+  for family in $families; do
+    grep -q '^:DOCKER ' "$dir/kernel.$family" || continue
+    grep -qx -- '-A FORWARD -j DOCKER-USER' "$dir/kernel.$family" ||
+      echo "IPv$family: Docker goes past DOCKER-USER: ports that containers publish are open to all; a newer Docker does not, nor this one after $(tool "$family") -I FORWARD -j DOCKER-USER"
+  done
+}
+
 # --- Boot
 
 unit=/etc/systemd/system/mail-firewall.service
@@ -621,6 +640,7 @@ apply() {
     launch "$dir/new" || exit 1
   fi
   name_shadowed | sed 's/^/mail-firewall: never reached while our rules are there: /' >&2
+  { name_outward && name_unjudged; } | sed 's/^/mail-firewall: /' >&2
   echo "applied $token"
 }
 
@@ -842,6 +862,8 @@ status() {
   [ "$families" = '4 6' ] || say notice families 'the kernel has no IPv6: only the IPv4 rules are loaded'
   at_work | while read -r name _; do say difference others "$name is on beside our rules"; done
   name_shadowed | while read -r rule; do say notice shadowed "never reached while our rules are there: $rule"; done
+  name_unjudged | while read -r text; do say difference docker "$text"; done
+  name_outward | while read -r text; do say notice outward "$text"; done
   if iptables -V | grep -q nf_tables && grep -q . /proc/net/ip_tables_names /proc/net/ip6_tables_names 2>/dev/null; then
     say notice backend 'iptables-legacy has tables too, which come on top: see iptables-legacy-save'
   fi

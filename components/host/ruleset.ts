@@ -130,9 +130,17 @@ export function rulesets(rules: readonly Rule[], owner: string, settings?: HostS
   return `# IPv4\n${ruleset(rules, 4, owner, settings)}# IPv6\n${ruleset(rules, 6, owner, settings)}`;
 }
 
-/** An owner as a comment may hold it: a resource's name may be any text. */
+/** Whether the kernel takes an owner: a comment has at most 255 characters (XT_MAX_COMMENT_LEN). */
+export function fitsOwner(owner: string): boolean {
+  return `owner ${mark(owner)}`.length <= 255;
+}
+
+/** An owner as a comment may hold it: a resource's name may be any text. iptables-save would print ' otherwise. */
 function mark(owner: string): string {
-  return owner.split("/").map(encodeURIComponent).join("/");
+  return owner
+    .split("/")
+    .map((part) => encodeURIComponent(part).replaceAll("'", "%27"))
+    .join("/");
 }
 
 // A DHCP server may answer by broadcast, or to a client whose rebinding request went to everyone (RFC 2131 §4.4.5).

@@ -215,6 +215,36 @@ test("busybox for everything that it has: the whole cycle, as with Debian's own 
   expect(await firewall("uninstall")).toMatchObject({ code: 0, stdout: "uninstalled\n" });
 });
 
+test.each([
+  ["br-ext", "0.0.0.0/0"],
+  ["docker7", "::/0"],
+])(
+  "a default route by %s, to %s: apply and status warn that it has the name of a bridge of Docker",
+  async (name, world) => {
+    const text = `the default route leaves by ${name}, which is taken for a bridge of Docker: to all behind it, published ports are open`;
+    expect(await firewall("apply", older)).toMatchObject({ stderr: "" });
+    expect((await status()).notices.filter(({ kind }) => kind === "outward")).toEqual([]);
+    await must(`ip link add ${name} type bridge; ip link set ${name} up; ip route add ${world} dev ${name} metric 5`);
+    expect(await firewall("apply", older)).toMatchObject({ code: 0, stderr: `mail-firewall: ${text}\n` });
+    expect((await status()).notices).toContainEqual({ kind: "outward", text });
+  },
+);
+
+test.each([
+  ["quotes and a command", `it's "mine" $(touch /tmp/x) \`touch /tmp/x\`; reboot`],
+  ["lines", "a\n-A INPUT -j ACCEPT\nCOMMIT"],
+  ["nothing in ASCII", "\u202e\u00e9\ud83d\ude00"],
+  ["the longest name", "x".repeat(249 - "mail-firewall/test/".length)],
+])("an owner with %s loads, is read back, and does nothing else", async (_, name) => {
+  const before = await must("iptables -S INPUT; ip6tables -S INPUT; ls -A /tmp");
+  const text = expectedRulesets(`mail-firewall/test/${name}`);
+  await deploy(text);
+  expect(await live(host)).toBe(text);
+  expect(await firewall("remove --owned", older)).toMatchObject({ stdout: expect.stringMatching(/^kept: /) as string });
+  expect(await firewall("remove --owned", text)).toMatchObject({ stdout: "removed\n" });
+  expect(await must("iptables -S INPUT; ip6tables -S INPUT; ls -A /tmp")).toBe(before);
+});
+
 test("hooks load rules that name an address again when a connection comes up; without an address there are none", async () => {
   const folders = [
     "/etc/ppp/ip-up.d",

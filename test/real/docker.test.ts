@@ -71,18 +71,24 @@ async function apply(): Promise<void> {
     readFileSync("components/host/mail-firewall.sh", "utf8"),
   );
   const text = rulesets(rules(readPolicy(policy, "", { any: true }, new Faults())), "mail-firewall/test/mx1");
-  await host.must("/usr/local/sbin/mail-firewall apply", text);
-  // One transaction a family. `:DOCKER-USER` would empty one that is there.
-  for (const family of [4, 6] as const) {
-    const live = await host.save(family);
-    const lines = [
-      ...(live.includes("\n:DOCKER-USER ") ? [] : [":DOCKER-USER - [0:0]"]),
-      ...(live.includes("\n-A FORWARD -j DOCKER-USER\n") ? [] : ["-I FORWARD 1 -j DOCKER-USER"]),
-      ...(live.includes("\n-A DOCKER-USER -j MAILFW-FWD\n") ? [] : ["-I DOCKER-USER 1 -j MAILFW-FWD"]),
-    ];
-    const restore = `ip${family === 6 ? "6" : ""}tables-restore --noflush`;
-    await host.must(restore, ["*filter", ...lines, "COMMIT", ""].join("\n"));
+  await host.must(
+    "/usr/local/sbin/mail-firewall confirm",
+    await host.must("/usr/local/sbin/mail-firewall apply", text),
+  );
+}
+
+const remove = async () => expect(await host.must("/usr/local/sbin/mail-firewall remove")).toBe("removed\n");
+const filters = async () => [await host.save(4), await host.save(6)];
+
+/** Filter tables as they would be without us. */
+const withoutOurs = (saved: string[]) => saved.map((text) => text.replace(/^.*MAILFW.*\n/gm, ""));
+
+async function inPlace(...families: (4 | 6)[]): Promise<void> {
+  for (const family of families) {
+    expect((await chain("FORWARD", family))[0]).toBe("-A FORWARD -j DOCKER-USER");
+    expect((await chain("DOCKER-USER", family))[0]).toBe("-A DOCKER-USER -j MAILFW-FWD");
   }
+  expect(await host.must("/usr/local/sbin/mail-firewall status")).toMatch(/: as deployed\n/); // 3 if the jumps stood elsewhere
 }
 
 async function startMail(network = ""): Promise<void> {
@@ -120,8 +126,7 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
     await judged();
     await host.restartDocker();
     await host.answers("mx");
-    expect((await chain("FORWARD", 4))[0]).toBe("-A FORWARD -j DOCKER-USER");
-    expect((await chain("DOCKER-USER", 4))[0]).toBe("-A DOCKER-USER -j MAILFW-FWD");
+    await inPlace(4);
     await judged();
   });
 
@@ -130,8 +135,53 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
     await apply();
     await host.restartDocker();
     await startMail("-o com.docker.network.bridge.name=mail0"); // a name that our rules do not know
+    await inPlace(4);
+    await judged();
+
+    // Docker goes on to use the chain that we have made for it.
+    const others = withoutOurs(await filters());
+    await remove();
+    expect((await filters())[0]).toBe(others[0]);
     expect((await chain("FORWARD", 4))[0]).toBe("-A FORWARD -j DOCKER-USER");
-    expect((await chain("DOCKER-USER", 4))[0]).toBe("-A DOCKER-USER -j MAILFW-FWD");
+    expect(await openTo(stranger)).toEqual([both(all)]);
+  });
+
+  test("remove leaves Docker's chains byte for byte, and without Docker no chain of its", async () => {
+    host = await startDockerHost(options);
+    await startMail();
+    const before = await filters();
+    await apply();
+    await apply();
+    expect(await filters()).not.toEqual(before);
+    await remove();
+    expect(await filters()).toEqual(before);
+    expect(await openTo(stranger)).toEqual([both(all)]);
+    await host.close();
+
+    host = await startDockerHost({ ...options, running: false });
+    for (const table of ["filter", "nat"]) await host.must(`iptables -t ${table} -F; iptables -t ${table} -X`);
+    await host.must("ip6tables -F; ip6tables -X");
+    const bare = await filters();
+    await apply();
+    expect((await filters()).join("")).toContain("-A DOCKER-USER -j MAILFW-FWD\n");
+    await remove();
+    expect(await filters()).toEqual(bare);
+  });
+
+  test("at boot the rules are there before Docker, and its containers come up behind them", async () => {
+    host = await startDockerHost(options);
+    await startMail();
+    await apply();
+    await host.must('docker kill mx; kill "$(cat /run/docker.pid)"; while [ -e /run/docker.pid ]; do sleep 0.1; done');
+    for (const tool of ["iptables", "ip6tables"]) {
+      for (const table of ["filter", "nat"])
+        await host.must(`${tool} -P FORWARD ACCEPT; ${tool} -t ${table} -F; ${tool} -t ${table} -X`);
+    }
+    await host.must("/usr/local/sbin/mail-firewall restore");
+    await host.restartDocker();
+    await host.must("docker start mx");
+    await host.answers("mx");
+    await inPlace(4);
     await judged();
   });
 
@@ -199,6 +249,13 @@ test("what containers do goes on: to the world, to each other, and through the h
   expect(await host.probeFrom("webmail", probes)).toEqual(probes.map(() => "open"));
   const fromStray = await host.probeFrom("stray", throughHost); // Docker's versions differ about another network
   await apply();
+  if (!(await chain("FORWARD", 6)).includes("-A FORWARD -j DOCKER-USER")) {
+    const { code, stdout } = await host.run("/usr/local/sbin/mail-firewall status");
+    expect(code).toBe(3);
+    expect(stdout).toContain("  IPv6: Docker goes past DOCKER-USER: ports that containers publish are open to all");
+    await host.must("ip6tables -I FORWARD -j DOCKER-USER"); // as it says
+  }
+  await inPlace(4, 6);
   await judged();
   expect(await host.probeFrom("webmail", probes)).toEqual(probes.map(() => "open"));
   expect(await host.probeFrom("stray", throughHost)).toEqual(fromStray);
