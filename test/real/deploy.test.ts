@@ -139,11 +139,10 @@ describe.each(releases)("on a real %s with ufw, fail2ban, Postfix and Dovecot", 
     const watched = await watch.stop();
     expectClosed(watched);
     for (const { open, refused } of watched.filter(({ port }) => port === 25)) {
-      const answers = [...open, ...refused].sort();
+      // Silent while the host was away, and back before the boot had ended.
+      const answers = [...open, ...refused].sort((a, b) => a - b);
       const back = answers.find((at, i) => i > 0 && at - answers[i - 1]! > 400);
-      console.log(
-        `${release}: reboot ${until - from} ms; 25 answered until ${answers[0]! - from}, again from ${back! - from}`,
-      );
+      expect(back).toBeGreaterThan(from);
       expect(back).toBeLessThan(until);
     }
     await mailWorks();
