@@ -375,24 +375,33 @@ stop_others() {
   done <"$dir/others"
 }
 
-# policy ACCEPT|DROP: of INPUT.
-policy() {
-  for family in $families; do "$(tool "$family")" -w 10 -P INPUT "$1" || return; done
-}
-
-# start_firewalld: it counts as started before it has loaded its rules, and on the way empties the chains of iptables, ours too,
-# but leaves their policies. It needs ACCEPT itself.
+# start_firewalld: it counts as started before it has loaded its rules, and on the way empties the chains of iptables, ours too.
+# Meanwhile a table that it does not know keeps out all but SSH. Were we killed, that table would stay until the next boot, or until
+# this runs again: closed, but not to you.
 start_firewalld() {
-  if ! { policy DROP && systemctl start firewalld; }; then
-    policy ACCEPT || :
-    return 1
-  fi
+  ports=$(sed -n 's/^-A MAILFW-IN .*--dport \([0-9]*\) -m comment --comment ssh -j ACCEPT$/\1/p' "$dir"/kernel.? | sort -u | paste -s -d , -)
+  table='inet mail_firewall_guard'
+  nft -f - <<END || complain 'without nft, the host is open for the moment in which firewalld starts' || :
+table $table
+delete table $table
+table $table {
+  chain input {
+    type filter hook input priority -10; policy drop;
+    tcp dport { ${ports:-22} } accept
+    iif lo accept
+    ct state established,related accept
+    meta l4proto { icmp, ipv6-icmp } accept
+  }
+}
+END
+  systemctl start firewalld && started=0 || started=1
   waited=0
-  until firewall-cmd --quiet --state 2>/dev/null || [ "$waited" = 30 ]; do
+  until [ "$started" = 1 ] || firewall-cmd --quiet --state 2>/dev/null || [ "$waited" = 30 ]; do
     sleep 1
     waited=$((waited + 1))
   done
-  policy ACCEPT && [ "$waited" -lt 30 ]
+  nft delete table "$table" 2>/dev/null || :
+  [ "$started" = 0 ] && [ "$waited" -lt 30 ]
 }
 
 # start NAME DIR
@@ -594,6 +603,11 @@ owner_here() {
   echo "$found"
 }
 
+# stack_of OWNER: a resource's name may hold slashes, those of a project and a stack do not.
+stack_of() {
+  echo "$1" | cut -d / -f 1-2
+}
+
 # launch RULES: makes them live until they are confirmed, or for as many seconds as are written down with their token.
 launch() {
   read -r token seconds <"$1/token"
@@ -626,7 +640,7 @@ apply() {
   for family in $families; do read_kernel "$family" || fail 'nothing was changed'; done
   ssh_is_kept "$dir/rulesets" || fail 'nothing listens on the ports that the rules keep open for SSH (sshPorts); nothing was changed'
   there=$(owner_here) ours=$(owner "$dir/new/rules.v4")
-  [ -z "$there" ] || [ "${there%/*}" = "${ours%/*}" ] || [ -n "$take_over" ] ||
+  [ -z "$there" ] || [ "$(stack_of "$there")" = "$(stack_of "$ours")" ] || [ -n "$take_over" ] ||
     fail "the host has the firewall of $there; if $ours is to take it over, set takeOver: true. Nothing was changed"
 
   token=$(sha256sum "$dir/rulesets" | cut -c 1-12)-$(cut -c 1-8 /proc/sys/kernel/random/uuid)
