@@ -688,10 +688,12 @@ confirm() {
     echo confirmed
     return
   fi
-  # The host has gone back. These rules need another chance, and that one more new connection.
+  # The host has gone back. These rules need another chance, and that one more new connection. It comes with the token that is
+  # printed here; after a failure, which prints none, with the one that came now.
   read -r _ seconds <"$etc/candidate/token"
   copy_rules "$etc/candidate" "$dir/new"
-  seal "$dir/new" "${token%-*}-$(cut -c 1-8 /proc/sys/kernel/random/uuid) $seconds"
+  [ "${1-}" = --again ] || token=${token%-*}-$(cut -c 1-8 /proc/sys/kernel/random/uuid)
+  seal "$dir/new" "$token $seconds"
   copy_rules "$dir/new" "$etc/candidate" || fail "$etc cannot be written; is the disk full, or read-only? Nothing was changed"
   for family in $families; do read_kernel "$family" || fail 'nothing was changed'; done
   launch "$dir/new" || exit 1

@@ -158,7 +158,13 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
       // What the next `pulumi up` does: confirm, and reconfirm where that has something to do.
       const confirmed = await run(host, "confirm", token);
       expect(confirmed.code).toBe(0);
-      expect(await run(host, "confirm --again", confirmed.stdout)).toMatchObject({ code: 0, stdout: "confirmed\n" });
+      // On a busy machine the short window may end before the second one begins: then it says so, and the next one is in time.
+      let again = await run(host, "confirm --again", confirmed.stdout);
+      for (let tries = 0; again.code !== 0 && tries < 3; tries++) {
+        expect(again.stderr).toContain("the host went back to the rules before a second time");
+        again = await run(host, "confirm --again", confirmed.stdout);
+      }
+      expect(again).toMatchObject({ code: 0, stdout: "confirmed\n" });
       expect(await live(host)).toBe(newer);
       await reboot(host);
       expect(await run(host, "restore")).toMatchObject({ code: 0 });

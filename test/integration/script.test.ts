@@ -174,6 +174,46 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
     },
   );
 
+  test("a confirm that comes too late applies again; one that is too late once more can be made again, with the same token", async () => {
+    const older = textOf({ ssh: ["public"] });
+    await deploy(older);
+    const gone = async (token: string) => {
+      expect(await host.run(`/usr/local/sbin/mail-firewall rollback ${token.replace("applied ", "")}`)).toEqual({
+        code: 0,
+        stdout: "the rules before are live again\n",
+        stderr: "",
+      });
+      expect(await live(host)).toBe(older);
+    };
+    const first = await apply(example);
+    await gone(first.stdout);
+    const second = await confirm(first.stdout);
+    expect(second).toMatchObject({
+      code: 0,
+      stdout: expect.stringMatching(/^applied [0-9a-f]{12}-[0-9a-f]{8}\n$/) as string,
+    });
+    expect(second.stdout).not.toBe(first.stdout);
+    expect(await live(host)).toBe(example);
+    await gone(second.stdout);
+    const again = () => host.run("/usr/local/sbin/mail-firewall confirm --again", second.stdout);
+    expect(await again()).toMatchObject({
+      code: 1,
+      stdout: "",
+      stderr: expect.stringContaining("the host went back to the rules before a second time") as string,
+    });
+    expect(await live(host)).toBe(example);
+    expect(await again()).toMatchObject({ code: 0, stdout: "confirmed\n" });
+    expect(await live(host)).toBe(example);
+    // Neither what was recorded before nor what nobody applied is confirmed.
+    for (const token of [first.stdout, "applied 0123456789ab-01234567", ""]) {
+      expect(await confirm(token)).toMatchObject({
+        code: 1,
+        stdout: "",
+        stderr: expect.stringContaining("the host does not know the rules") as string,
+      });
+    }
+  });
+
   test("remove --owned leaves another owner's rules alone, and uninstall leaves the script of rules that are live", async () => {
     const theirs = expectedRulesets("mail-firewall/prod/other");
     expect(await apply(theirs)).toMatchObject({ code: 0 });
