@@ -77,7 +77,7 @@ read_kernel() {
     echo '*filter'
     grep -E '^(:MAILFW-|-A MAILFW-)' "$dir/kernel.$1" || :
     echo COMMIT
-  } | sed 's/^\(:MAILFW-[A-Z]* -\).*/\1 [0:0]/' >"$dir/live.$1"
+  } | sed -e 's/^\(:MAILFW-[A-Z]* -\).*/\1 [0:0]/' -e 's/ $//' >"$dir/live.$1" # 1.8.7 ends a rule without a target so
 }
 
 # chains FILE: the names of our chains in an iptables-save text.

@@ -5,6 +5,7 @@ import { startRealHost, type RealHost } from "../sandbox/realHost";
 import { startStack } from "../sandbox/stack";
 import { succeeded } from "../integration/example";
 import {
+  away,
   configFor,
   deploy,
   expectClosed,
@@ -134,7 +135,7 @@ describe.each(releases)("on a real %s", (release) => {
       const journal = await must(host, "journalctl -b -u mail-firewall -o cat");
       expect([damage, failed, await openPorts(host, client, stranger)]).toEqual([damage, "failed", open]);
       expect(journal).toMatch(said);
-      if (open.includes(25)) expectClosed(watched);
+      if (open.includes(25)) expectClosed(watched, await away(host));
       else expect(watched.filter(({ port, open: accepted }) => port !== 25 && accepted.length > 0)).toEqual([]);
       await reachable();
       expect(await host.run(`${script} status`)).toMatchObject({ code: 3 });

@@ -5,6 +5,7 @@ import { deliverMail, startRealHost, type RealHost } from "../sandbox/realHost";
 import { startStack, type Stack } from "../sandbox/stack";
 import { succeeded } from "../integration/example";
 import {
+  away,
   configFor,
   expectClosed,
   filters,
@@ -137,7 +138,7 @@ describe.each(releases)("on a real %s with ufw, fail2ban, Postfix and Dovecot", 
     await host.reboot();
     const until = Date.now();
     const watched = await watch.stop();
-    expectClosed(watched);
+    expectClosed(watched, await away(host));
     for (const { open, refused } of watched.filter(({ port }) => port === 25)) {
       // Silent while the host was away, and back before the boot had ended.
       const answers = [...open, ...refused].sort((a, b) => a - b);
