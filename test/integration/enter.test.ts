@@ -99,12 +99,13 @@ function start(program: string, ...args: string[]): Sandbox {
 /** The control groups of this name, whatever version the machine itself has mounted. */
 const groups = (name: string): string =>
   execFileSync("unshare", [
-    ...["--mount", "sh", "-c", 'mount -t cgroup2 all /sys/fs/cgroup && find /sys/fs/cgroup -name "$0"', name],
+    ...["--mount", "sh", "-c", 'mount -t cgroup2 all /mnt && find /mnt -name "$0"', name],
   ]).toString();
 
 // Makes one of everything that could be left behind, and a daemon that no signal but KILL can end.
 const litter = `
   touch "$TMPDIR/$MARKER"
+  [ -n "$SANDBOX_GROUP" ] || exit 99
   mkdir -p "$SANDBOX_GROUP/host/$MARKER"
   echo 0 >"$SANDBOX_GROUP/host/$MARKER/cgroup.procs"
   mount -t tmpfs "$MARKER" /mnt

@@ -50,7 +50,8 @@ build() {
 # What boots in here (realHost.ts) gets control groups of version 2, whatever the machine has, below one of the sandbox's.
 # Nothing else needs them, so a machine that gives none is good for all the rest.
 control_groups() {
-  mount -t cgroup2 sandbox /sys/fs/cgroup 2>/dev/null || return
+  # A sandbox within a sandbox finds them mounted.
+  [ "$(stat -f -c %T /sys/fs/cgroup)" = cgroup2fs ] || mount -t cgroup2 sandbox /sys/fs/cgroup 2>/dev/null || return
   SANDBOX_GROUP=$(mktemp -u "/sys/fs/cgroup$(sed -n s/^0:://p /proc/self/cgroup)/sandbox-$$-XXXXXX")
   export SANDBOX_GROUP
   sweep & # first, so that there is no moment at which a signal leaves the group
