@@ -75,8 +75,10 @@ export async function startDockerHost(options: DockerHostOptions = {}): Promise<
   // What it has said in an earlier life counts no more. Its host must know it as a neighbour: else the first packets wait.
   const answers = async (container: string): Promise<void> => {
     await must(`since=$(docker inspect -f '{{.State.StartedAt}}' ${container})
-      until docker logs --since "$since" ${container} | grep -q listening; do
-        docker inspect -f '{{.State.Running}}' ${container} | grep -q true || exit
+      tries=0
+      until docker logs --since "$since" ${container} 2>&1 | grep -q '^listening$'; do
+        # One that fails is started again and again: it would be running whenever one looks.
+        [ $((tries += 1)) -lt 300 ] || { docker logs --tail 20 ${container} >&2; exit 1; }
         sleep 0.1
       done
       for address in $(docker inspect -f '{{range .NetworkSettings.Networks}}{{.IPAddress}} {{.GlobalIPv6Address}} {{end}}' ${container}); do
