@@ -379,7 +379,6 @@ stop_others() {
 # Meanwhile a table that it does not know keeps out all but SSH. Were we killed, that table would stay until the next boot, or until
 # this runs again: closed, but not to you.
 start_firewalld() {
-  ports=$(sed -n 's/^-A MAILFW-IN .*--dport \([0-9]*\) -m comment --comment ssh -j ACCEPT$/\1/p' "$dir"/kernel.? | sort -u | paste -s -d , -)
   table='inet mail_firewall_guard'
   nft -f - <<END || complain 'without nft, the host is open for the moment in which firewalld starts' || :
 table $table
@@ -387,7 +386,7 @@ delete table $table
 table $table {
   chain input {
     type filter hook input priority -10; policy drop;
-    tcp dport { ${ports:-22} } accept
+    tcp dport { $(known_ssh_ports | paste -s -d , -) } accept
     iif lo accept
     ct state established,related accept
     meta l4proto { icmp, ipv6-icmp } accept
@@ -576,10 +575,23 @@ split() {
   done
 }
 
+# ssh_ports FILE...: those that rules of ours in them keep open for SSH.
+ssh_ports() {
+  cat "$@" 2>/dev/null | sed -nE 's/^-A MAILFW-IN .*--dport ([0-9]{1,5}) -m comment --comment ssh -j ACCEPT$/\1/p' | sort -un
+}
+
+# known_ssh_ports: of all rules that are or were here, and of sshd's own configuration.
+known_ssh_ports() {
+  ports=$({
+    ssh_ports "$dir"/kernel.? "$etc"/rules.v? "$etc"/last/rules.v? "$etc"/candidate/rules.v?
+    cat /etc/ssh/sshd_config /etc/ssh/sshd_config.d/*.conf 2>/dev/null | sed -nE 's/^[Pp]ort[ =]+([0-9]{1,5})[[:space:]]*$/\1/p'
+  } | sort -un)
+  echo "${ports:-22}"
+}
+
 # ssh_is_kept RULES: something listens on a port that the rules keep open for SSH; without it we would cut ourselves off.
 ssh_is_kept() {
-  kept=$(sed -n 's/^-A MAILFW-IN .*--dport \([0-9]*\) -m comment --comment ssh -j ACCEPT$/\1/p' "$1")
-  for port in $kept; do
+  for port in $(ssh_ports "$1"); do
     if listening tcp | grep -qx "$port"; then return 0; fi
   done
   return 1
@@ -647,7 +659,7 @@ apply() {
   seal "$dir/new" "$token $seconds"
   copy_rules "$dir/new" "$etc/candidate" || fail "$etc cannot be written; is the disk full, or read-only? Nothing was changed"
   if [ -n "$keep" ]; then : >"$etc/keep"; else rm -f "$etc/keep"; fi
-  if good "$etc" && same "$etc" "$dir/new" && [ -z "$(at_work)" ]; then
+  if good "$etc" && same "$etc" "$dir/new" && [ -z "$(at_work)" ] && [ ! -e "$run/stopped/list" ]; then
     make_live "$dir/new" || fail "the confirmed rules could not be loaded"
     disarm
   else
@@ -668,8 +680,9 @@ confirm() {
   [ "$given" != confirmed ] || { echo confirmed && return; }
   token=${given##* }
   lock 30
-  if [ "$(token_of "$etc")" = "$token" ] && good "$etc"; then
-    settle || exit 1 # a second time: the first was cut off before it could be recorded
+  if [ "$(token_of "$etc")" = "$token" ] && good "$etc" && { [ -z "$(pending)" ] || [ "$(pending)" = "$token" ]; }; then
+    # A second time: the first was cut off, perhaps before anything would load the rules at boot.
+    make_live "$etc" && stop_others && make_live "$etc" && settle || exit 1
     echo confirmed
     return
   fi
@@ -736,14 +749,12 @@ remove() {
 
 # emergency: where no rules can be loaded. Closed but for SSH, from anywhere: closed to you, it could not be mended.
 emergency() {
-  ports=$(cat "$etc/rules.v4" "$etc/rules.v6" "$etc/last/rules.v4" /etc/ssh/sshd_config /etc/ssh/sshd_config.d/*.conf 2>/dev/null |
-    sed -nE -e 's/^-A MAILFW-IN .*--dport ([0-9]{1,5}) -m comment --comment ssh -j ACCEPT$/\1/p' -e 's/^[Pp]ort[ =]+([0-9]{1,5})[[:space:]]*$/\1/p' |
-    sort -un)
+  ports=$(known_ssh_ports)
   mkdir "$dir/emergency"
   for family in 4 6; do
     {
       printf '*filter\n:MAILFW-IN - [0:0]\n'
-      for port in ${ports:-22}; do echo "-A MAILFW-IN -p tcp -m tcp --dport $port -m comment --comment ssh -j ACCEPT"; done
+      for port in $ports; do echo "-A MAILFW-IN -p tcp -m tcp --dport $port -m comment --comment ssh -j ACCEPT"; done
       echo '-A MAILFW-IN -i lo -j ACCEPT'
       echo '-A MAILFW-IN -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT'
       echo "-A MAILFW-IN -p $([ $family = 4 ] && echo icmp || echo ipv6-icmp) -j ACCEPT"
@@ -903,7 +914,8 @@ uninstall() {
   if [ -n "$(chains "$dir/live.4")" ] || [ -e "$etc/rules.v4" ]; then
     echo 'kept: the rules are live'
   else
-    rm -rf "$self" "$run"
+    rm -rf "$self" "$run" "$etc/candidate" "$etc/keep" # what an apply leaves that was refused
+    rmdir "$etc" 2>/dev/null || :
     echo uninstalled
   fi
 }

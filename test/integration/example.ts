@@ -1,4 +1,6 @@
-// The policy that the tests deploy, and what must then be live.
+// The policy that the tests deploy, by the engine or by the script alone, and what must then be live.
+import { readFileSync } from "node:fs";
+
 import { rulesets } from "../../components/host/ruleset";
 import { Faults } from "../../components/policy/faults";
 import { readPolicy, rules } from "../../components/policy/policy";
@@ -28,6 +30,17 @@ export function expectedRulesets(owner: string, services: Record<string, string[
     ),
     owner,
   );
+}
+
+export const none = "# IPv4\n*filter\nCOMMIT\n# IPv6\n*filter\nCOMMIT\n";
+
+/** Where the script stands on a host. */
+export const command = "/usr/local/sbin/mail-firewall";
+export const script = readFileSync("components/host/mail-firewall.sh", "utf8");
+
+/** The script on a host without the engine. */
+export async function install(host: Pick<MailHost, "run">, text = script): Promise<void> {
+  expect(await host.run(`cat >${command}; chmod 0744 ${command}`, text)).toMatchObject({ code: 0 });
 }
 
 /** Our part of a host's live rules, in the form of {@link rulesets}. */

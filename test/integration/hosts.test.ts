@@ -1,5 +1,4 @@
 // The script on hosts as they are: without IPv6, with a full disk, with rc.local, with busybox, with hooks, with a run that hangs.
-import { readFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 
 import { readHostOptions } from "../../components/host/hostOptions";
@@ -7,11 +6,10 @@ import { rulesets } from "../../components/host/ruleset";
 import { Faults } from "../../components/policy/faults";
 import { readPolicy, rules } from "../../components/policy/policy";
 import { startMailHost, type MailHost } from "../sandbox/host";
-import { expectedRulesets, live } from "./example";
+import { command, expectedRulesets, install, live, none } from "./example";
 
 jest.setTimeout(120_000);
 
-const script = readFileSync("components/host/mail-firewall.sh", "utf8");
 const owner = "mail-firewall/test/mx1";
 const older = expectedRulesets(owner);
 const newer = expectedRulesets(owner, { imaps: ["public"] });
@@ -19,11 +17,11 @@ const newer = expectedRulesets(owner, { imaps: ["public"] });
 let host: MailHost;
 beforeEach(async () => {
   host = await startMailHost({ listen: { tcp: [993], udp: [] } });
-  await must("cat >/usr/local/sbin/mail-firewall; chmod 0744 /usr/local/sbin/mail-firewall", script);
+  await install(host);
 });
 afterEach(async () => host?.close());
 
-const firewall = (args: string, stdin = "") => host.run(`/usr/local/sbin/mail-firewall ${args}`, stdin);
+const firewall = (args: string, stdin = "") => host.run(`${command} ${args}`, stdin);
 async function must(command: string, stdin?: string): Promise<string> {
   const { code, stdout, stderr } = await host.run(command, stdin);
   if (code !== 0) throw new Error(`${command}: exit code ${code}\n${stderr}`);
@@ -41,7 +39,6 @@ async function wentBack(to: string): Promise<void> {
   while ((await host.run("test -e /run/mail-firewall/pending")).code === 0) await sleep(100);
   expect(await live(host)).toBe(to);
 }
-const none = "# IPv4\n*filter\nCOMMIT\n# IPv6\n*filter\nCOMMIT\n";
 const status = async () => {
   const { code, stdout } = await firewall("status --json --deployed", older);
   return { code, ...(JSON.parse(stdout) as Record<"differences" | "notices", { kind: string; text: string }[]>) };
@@ -138,7 +135,7 @@ describe("a confirm that cannot be kept", () => {
   });
 });
 
-const line = "/usr/local/sbin/mail-firewall restore || : # mail-firewall\n";
+const line = `${command} restore || : # mail-firewall\n`;
 
 test.each<[string, string, string]>([
   ["as Debian had it", "#!/bin/sh -e\n# comment\nexit 0\n", `#!/bin/sh -e\n${line}# comment\nexit 0\n`],

@@ -2,17 +2,14 @@
 // rule that asks for it, so to the kernel that session is one in mid-stream, of which it has not seen the beginning.
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { readFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 
 import { operatorKey, startMailHost, type MailHost } from "../sandbox/host";
-import { expectedRulesets, live } from "./example";
+import { command, expectedRulesets, install, live } from "./example";
 
 jest.setTimeout(600_000);
 
 const all = process.env.MAILFW_ALL === "1";
-const script = readFileSync("components/host/mail-firewall.sh", "utf8");
-const command = "/usr/local/sbin/mail-firewall";
 const text = expectedRulesets("mail-firewall/test/mx1");
 
 type Speaker = "client" | "server";
@@ -109,7 +106,7 @@ async function survives(
   const host = await startMailHost({ backend, listen: { tcp: [], udp: [] } });
   const sessions: Awaited<ReturnType<typeof open>>[] = [];
   try {
-    await host.run(`cat >${command}; chmod 0744 ${command}`, script);
+    await install(host);
     await host.run("cat >/tmp/rules", rules);
     if (setting.before) expect(await host.run(setting.before)).toMatchObject({ code: 0 });
     for (const one of [family, family === 4 ? 6 : 4] as const) sessions.push(await open(host, one, patience));

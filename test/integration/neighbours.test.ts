@@ -1,20 +1,16 @@
 // Rules of other programs beside ours: they stay byte for byte, and do their work, through everything that the script does.
-import { readFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 
 import { startMailHost, type MailHost } from "../sandbox/host";
 import { probe, startClient, type Client, type Probe } from "../sandbox/probe";
-import { expectedRulesets, live } from "./example";
+import { command, expectedRulesets, install, live, none, script } from "./example";
 
 jest.setTimeout(300_000);
 
 const all = process.env.MAILFW_ALL === "1";
-const script = readFileSync("components/host/mail-firewall.sh", "utf8");
-const command = "/usr/local/sbin/mail-firewall";
 const owner = "mail-firewall/test/mx1";
 const older = expectedRulesets(owner);
 const newer = expectedRulesets(owner, { imaps: ["public"] });
-const none = "# IPv4\n*filter\nCOMMIT\n# IPv6\n*filter\nCOMMIT\n";
 
 /** Who meets whose rules; the last number of an address of either family. */
 const people = {
@@ -96,7 +92,7 @@ describe.each([
   afterAll(() => client?.close());
   beforeEach(async () => {
     host = await startMailHost({ backend });
-    await host.run(`cat >${command}; chmod 0744 ${command}`, script);
+    await install(host);
   });
   afterEach(() => host?.close());
 
@@ -270,7 +266,7 @@ describe("with the lock of iptables-legacy held by someone", () => {
   beforeEach(async () => {
     expect(script).toContain(" -w 10 ");
     host = await startMailHost({ backend: "legacy" });
-    await host.run(`cat >${command}; chmod 0744 ${command}`, patient);
+    await install(host, patient);
   });
   afterEach(() => host?.close());
 

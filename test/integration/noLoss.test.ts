@@ -1,16 +1,14 @@
 // Mail flows while the rules are loaded anew, time after time: no packet is lost, and none gets in that should not. 1,000 times
 // with MAILFW_ALL=1, otherwise 30. The naive way, one iptables command after the other, is measured too: it does both.
-import { readFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 
 import { execute, startMailHost, type MailHost } from "../sandbox/host";
 import { startClient, startCounter, startFlows, type Client, type Flow } from "../sandbox/probe";
-import { expectedRulesets, live } from "./example";
+import { command, expectedRulesets, install, live } from "./example";
 
 jest.setTimeout(3_600_000);
 
 const times = process.env.MAILFW_ALL === "1" ? 1000 : 30;
-const command = "/usr/local/sbin/mail-firewall";
 const owner = "mail-firewall/test/mx1";
 // Both let in what flows.
 const policies = [{ imaps: ["public"] }, { imaps: ["public"], pop3s: ["public"], sieve: ["192.0.2.0/24"] }].map(
@@ -33,7 +31,7 @@ describe.each([
       startClient(customers),
       startClient(strangers),
     ]);
-    await host.run(`cat >${command}; chmod 0744 ${command}`, readFileSync("components/host/mail-firewall.sh", "utf8"));
+    await install(host);
   });
   afterAll(() => Promise.all([host?.close(), customer?.close(), stranger?.close()]));
 

@@ -1,13 +1,12 @@
 // Whose a host is: a second stack, a machine that is replaced or gone, and what destroying leaves, by the real engine.
 import { operatorKey, startMailHost, type MailHost } from "../sandbox/host";
 import { startStack, type Config, type Stack } from "../sandbox/stack";
-import { expectedRulesets, failed, live, policy, succeeded } from "./example";
+import { command, expectedRulesets, failed, live, none, policy, succeeded } from "./example";
 
 jest.setTimeout(300_000);
 
 const ours = "mail-firewall/test/mail-mx1";
 const theirs = "mail-firewall/second/mail-mx1";
-const none = "# IPv4\n*filter\nCOMMIT\n# IPv6\n*filter\nCOMMIT\n";
 
 let host: MailHost, stack: Stack, second: Stack;
 const at = (machine: MailHost, options: Config = {}): Config => ({
@@ -91,8 +90,8 @@ test("onDestroy: keep leaves the rules, across a reboot too", async () => {
   await deploy(stack, at(host, { onDestroy: "keep" }));
   succeeded(await stack.destroy());
   expect(await live(host)).toBe(expectedRulesets(ours));
-  expect(await host.run("/usr/local/sbin/mail-firewall restore")).toMatchObject({ code: 0 });
-  expect(await host.run("/usr/local/sbin/mail-firewall remove")).toMatchObject({ code: 0, stdout: "removed\n" });
+  expect(await host.run(`${command} restore`)).toMatchObject({ code: 0 });
+  expect(await host.run(`${command} remove`)).toMatchObject({ code: 0, stdout: "removed\n" });
   expect(await live(host)).toBe(none);
 });
 

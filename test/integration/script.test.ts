@@ -1,6 +1,5 @@
 // The script on the host, on both backends: what it does to a kernel that holds other programs' rules too.
 import { createHash } from "node:crypto";
-import { readFileSync } from "node:fs";
 
 import fc from "fast-check";
 
@@ -10,11 +9,10 @@ import { Faults } from "../../components/policy/faults";
 import { readPolicy, rules, type PolicyArgs } from "../../components/policy/policy";
 import { startMailHost, type MailHost } from "../sandbox/host";
 import { hostOptions, policyArgs } from "../unit/arbitraries";
-import { expectedRulesets, live } from "./example";
+import { command, expectedRulesets, install, live, none } from "./example";
 
 jest.setTimeout(120_000);
 
-const script = readFileSync("components/host/mail-firewall.sh", "utf8");
 const textOf = (args: PolicyArgs, options: HostOptions = {}) => {
   const faults = new Faults();
   const policy = readPolicy(args, "", { any: true }, faults);
@@ -27,18 +25,18 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
   let host: MailHost;
   beforeEach(async () => {
     host = await startMailHost({ backend });
-    await host.run("cat >/usr/local/sbin/mail-firewall; chmod 0744 /usr/local/sbin/mail-firewall", script);
+    await install(host);
   });
   afterEach(async () => host?.close());
 
-  const apply = (text: string, shell = "") => host.run(`${shell} /usr/local/sbin/mail-firewall apply`, text);
-  const confirm = (token: string) => host.run("/usr/local/sbin/mail-firewall confirm", token);
+  const apply = (text: string, shell = "") => host.run(`${shell} ${command} apply`, text);
+  const confirm = (token: string) => host.run(`${command} confirm`, token);
   const deploy = async (text: string) => {
     const applied = await apply(text);
     expect(applied).toMatchObject({ code: 0 });
     expect(await confirm(applied.stdout)).toMatchObject({ code: 0, stdout: "confirmed\n" });
   };
-  const remove = () => host.run("/usr/local/sbin/mail-firewall remove");
+  const remove = () => host.run(`${command} remove`);
   const hook = async (chain: string, tool = "iptables") =>
     (await host.run(`${tool} -S ${chain}`)).stdout.split("\n").filter((line) => line.startsWith("-A"));
   const filters = async () => [await host.save(4), await host.save(6)];
@@ -178,7 +176,7 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
     const older = textOf({ ssh: ["public"] });
     await deploy(older);
     const gone = async (token: string) => {
-      expect(await host.run(`/usr/local/sbin/mail-firewall rollback ${token.replace("applied ", "")}`)).toEqual({
+      expect(await host.run(`${command} rollback ${token.replace("applied ", "")}`)).toEqual({
         code: 0,
         stdout: "the rules before are live again\n",
         stderr: "",
@@ -195,7 +193,7 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
     expect(second.stdout).not.toBe(first.stdout);
     expect(await live(host)).toBe(example);
     await gone(second.stdout);
-    const again = () => host.run("/usr/local/sbin/mail-firewall confirm --again", second.stdout);
+    const again = () => host.run(`${command} confirm --again`, second.stdout);
     expect(await again()).toMatchObject({
       code: 1,
       stdout: "",
@@ -214,10 +212,41 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
     }
   });
 
+  test("a confirm that was cut off in the middle makes all of it good when it is made again, even after a reboot", async () => {
+    const { stdout: token } = await apply(example);
+    expect(await confirm(token)).toMatchObject({ code: 0 });
+    // As when it was killed after the rules were written down, and nothing yet loads them at boot.
+    for (const tool of ["iptables", "ip6tables"]) await host.run(`printf '*filter\\nCOMMIT\\n' | ${tool}-restore`);
+    await host.run("rm -rf /run/mail-firewall; mkdir /etc/mail-firewall/candidate");
+    expect(await live(host)).toBe(none);
+    expect(await confirm(token)).toMatchObject({ code: 0, stdout: "confirmed\n" });
+    expect(await live(host)).toBe(example);
+    expect((await host.run("ls /etc/mail-firewall")).stdout).not.toContain("candidate");
+  });
+
+  test("a confirm of what was confirmed before does not disarm the timer of what waits now", async () => {
+    const { stdout: token } = await apply(textOf({ ssh: ["public"] }));
+    expect(await confirm(token)).toMatchObject({ code: 0 });
+    const next = await apply(example);
+    expect(await confirm(token)).toMatchObject({
+      code: 1,
+      stdout: "",
+      stderr: expect.stringContaining("something else was applied since") as string,
+    });
+    expect((await host.run("cat /run/mail-firewall/pending")).stdout).toContain(next.stdout.split(" ")[1]!.trim());
+    expect(await confirm(next.stdout)).toMatchObject({ code: 0, stdout: "confirmed\n" });
+  });
+
+  test("after a first apply that was refused, uninstall leaves nothing", async () => {
+    expect((await apply(example.replace("-A MAILFW-DROP -j DROP", "-A MAILFW-DROP -j NOSUCH"))).code).toBe(1);
+    expect(await host.run(`${command} uninstall`)).toMatchObject({ code: 0, stdout: "uninstalled\n" });
+    expect((await host.run(`ls -d ${command} /etc/mail-firewall /run/mail-firewall`)).stdout).toBe("");
+  });
+
   test("remove --owned leaves another owner's rules alone, and uninstall leaves the script of rules that are live", async () => {
     const theirs = expectedRulesets("mail-firewall/prod/other");
     expect(await apply(theirs)).toMatchObject({ code: 0 });
-    const run = (verb: string, text = "") => host.run(`/usr/local/sbin/mail-firewall ${verb}`, text);
+    const run = (verb: string, text = "") => host.run(`${command} ${verb}`, text);
     expect(await run("remove --owned", example)).toMatchObject({
       code: 0,
       stdout: "kept: the owner is now mail-firewall/prod/other\n",
@@ -286,8 +315,7 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
   });
 
   describe("status", () => {
-    const status = (...options: string[]) =>
-      host.run(`/usr/local/sbin/mail-firewall status ${options.join(" ")}`, example);
+    const status = (...options: string[]) => host.run(`${command} status ${options.join(" ")}`, example);
     interface Report {
       rules: string;
       owner: string;
@@ -403,10 +431,10 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
   });
 
   test("only root may run it; a missing program and an unknown verb are named", async () => {
-    const asAdmin = await host.run("su admin -s /bin/sh -c 'sh /usr/local/sbin/mail-firewall apply' </dev/null");
+    const asAdmin = await host.run("su admin -s /bin/sh -c 'sh ${command} apply' </dev/null");
     expect(asAdmin.code).not.toBe(0);
     for (const verb of ["frobnicate", "", "apply --frobnicate"]) {
-      expect(await host.run(`/usr/local/sbin/mail-firewall ${verb}`)).toMatchObject({
+      expect(await host.run(`${command} ${verb}`)).toMatchObject({
         code: 64,
         stdout: "",
         stderr: expect.stringMatching(

@@ -3,19 +3,17 @@ import { operatorKey } from "../sandbox/host";
 import { startClient, startWatch, type Client } from "../sandbox/probe";
 import { startRealHost, type RealHost } from "../sandbox/realHost";
 import { startStack } from "../sandbox/stack";
-import { succeeded } from "../integration/example";
+import { command, install, succeeded } from "../integration/example";
 import {
   away,
   configFor,
   deploy,
   expectClosed,
-  install,
   must,
   openPorts,
   policy,
   releases,
   rulesFor,
-  script,
   ssh,
   until,
   watchedPorts,
@@ -48,7 +46,7 @@ describe.each(releases)("on a real %s", (release) => {
   };
 
   test("a reboot within the window: what was confirmed is there, first ufw, then the rules before; up converges", async () => {
-    await must(host, `${script} apply --rollback 600`, rulesFor());
+    await must(host, `${command} apply --rollback 600`, rulesFor());
     expect(await openPorts(host, client, stranger)).toEqual([25, 993]);
     await host.reboot();
     await withUfw();
@@ -69,7 +67,7 @@ describe.each(releases)("on a real %s", (release) => {
       await host.reboot();
       expect(await openPorts(host, client, stranger)).toEqual([25, 993]);
       await reachable();
-      expect(await host.run(`${script} status`)).toMatchObject({ code: 0 });
+      expect(await host.run(`${command} status`)).toMatchObject({ code: 0 });
       succeeded(await stack.pulumi("cancel", "--yes"));
       succeeded(await stack.up("--skip-preview"));
       expect(await openPorts(host, client, stranger)).toEqual([25, 143, 993]);
@@ -90,7 +88,7 @@ describe.each(releases)("on a real %s", (release) => {
       const session = ssh(
         host,
         `${user}@${host.address4}`,
-        `${sudo}${script} apply --rollback 10; sleep 600`,
+        `${sudo}${command} apply --rollback 10; sleep 600`,
         undefined,
         rulesFor(),
       );
@@ -138,7 +136,7 @@ describe.each(releases)("on a real %s", (release) => {
       if (open.includes(25)) expectClosed(watched, await away(host));
       else expect(watched.filter(({ port, open: accepted }) => port !== 25 && accepted.length > 0)).toEqual([]);
       await reachable();
-      expect(await host.run(`${script} status`)).toMatchObject({ code: 3 });
+      expect(await host.run(`${command} status`)).toMatchObject({ code: 3 });
     };
     const before = /those before them are live: [0-9a-f]{12}/;
     await boots("truncate -s 300 rules.v4", [25], before);
@@ -151,7 +149,7 @@ describe.each(releases)("on a real %s", (release) => {
     await deploy(host); // and mends it
     await host.reboot();
     expect(await openPorts(host, client, stranger)).toEqual([25, 993]);
-    expect(await host.run(`${script} status`)).toMatchObject({ code: 0 });
+    expect(await host.run(`${command} status`)).toMatchObject({ code: 0 });
   });
 
   test("sshd that a socket starts is deployed to, and found after a reboot", async () => {

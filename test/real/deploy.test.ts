@@ -3,7 +3,7 @@ import { operatorKey } from "../sandbox/host";
 import { startClient, startWatch, type Client } from "../sandbox/probe";
 import { deliverMail, startRealHost, type RealHost } from "../sandbox/realHost";
 import { startStack, type Stack } from "../sandbox/stack";
-import { succeeded } from "../integration/example";
+import { command, succeeded } from "../integration/example";
 import {
   away,
   configFor,
@@ -12,7 +12,6 @@ import {
   must,
   openPorts,
   releases,
-  script,
   ssh,
   subjects,
   until,
@@ -50,7 +49,7 @@ describe.each(releases)("on a real %s with ufw, fail2ban, Postfix and Dovecot", 
     }
   };
   const asDeployed = async () => {
-    const { code, stdout } = await host.run(`${script} status`);
+    const { code, stdout } = await host.run(`${command} status`);
     expect([code, stdout.split("\n")[0]]).toEqual([
       0,
       expect.stringMatching(/^rules [0-9a-f]{12} of .*: as deployed$/),
@@ -94,7 +93,7 @@ describe.each(releases)("on a real %s with ufw, fail2ban, Postfix and Dovecot", 
     expect(await must(host, "systemctl is-enabled mail-firewall; systemctl is-active mail-firewall")).toBe(
       "enabled\nactive\n",
     );
-    const files = ["/etc/mail-firewall", "/etc/mail-firewall/rules.v4", "/etc/mail-firewall/rules.v6", script];
+    const files = ["/etc/mail-firewall", "/etc/mail-firewall/rules.v4", "/etc/mail-firewall/rules.v6", command];
     expect(await must(host, `stat -c '%a %U:%G' ${files.join(" ")}`)).toBe(
       "700 root:root\n600 root:root\n600 root:root\n744 root:root\n",
     );

@@ -1,9 +1,8 @@
 // Ports that containers publish, with a real Docker: what of them is open, and what goes on as without a firewall.
-import { readFileSync } from "node:fs";
-
 import { rulesets } from "../../components/host/ruleset";
 import { Faults } from "../../components/policy/faults";
 import { readPolicy, rules, type PolicyArgs } from "../../components/policy/policy";
+import { command, install } from "../integration/example";
 import { startDockerHost, type DockerHost } from "../sandbox/docker";
 import { execute, startMailHost, type MailHost } from "../sandbox/host";
 import { probe, startClient, type Client, type Probe } from "../sandbox/probe";
@@ -66,18 +65,12 @@ async function judged(): Promise<void> {
 }
 
 async function apply(): Promise<void> {
-  await host.must(
-    "cat >/usr/local/sbin/mail-firewall; chmod 0744 /usr/local/sbin/mail-firewall",
-    readFileSync("components/host/mail-firewall.sh", "utf8"),
-  );
+  await install(host);
   const text = rulesets(rules(readPolicy(policy, "", { any: true }, new Faults())), "mail-firewall/test/mx1");
-  await host.must(
-    "/usr/local/sbin/mail-firewall confirm",
-    await host.must("/usr/local/sbin/mail-firewall apply", text),
-  );
+  await host.must(`${command} confirm`, await host.must(`${command} apply`, text));
 }
 
-const remove = async () => expect(await host.must("/usr/local/sbin/mail-firewall remove")).toBe("removed\n");
+const remove = async () => expect(await host.must(`${command} remove`)).toBe("removed\n");
 const filters = async () => [await host.save(4), await host.save(6)];
 
 /** Filter tables as they would be without us. */
@@ -88,7 +81,7 @@ async function inPlace(...families: (4 | 6)[]): Promise<void> {
     expect((await chain("FORWARD", family))[0]).toBe("-A FORWARD -j DOCKER-USER");
     expect((await chain("DOCKER-USER", family))[0]).toBe("-A DOCKER-USER -j MAILFW-FWD");
   }
-  expect(await host.must("/usr/local/sbin/mail-firewall status")).toMatch(/: as deployed\n/); // 3 if the jumps stood elsewhere
+  expect(await host.must(`${command} status`)).toMatch(/: as deployed\n/); // 3 if the jumps stood elsewhere
 }
 
 async function startMail(network = ""): Promise<void> {
@@ -177,7 +170,7 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
       for (const table of ["filter", "nat"])
         await host.must(`${tool} -P FORWARD ACCEPT; ${tool} -t ${table} -F; ${tool} -t ${table} -X`);
     }
-    await host.must("/usr/local/sbin/mail-firewall restore");
+    await host.must(`${command} restore`);
     await host.restartDocker();
     await host.must("docker start mx");
     await host.answers("mx");
@@ -250,7 +243,7 @@ test("what containers do goes on: to the world, to each other, and through the h
   const fromStray = await host.probeFrom("stray", throughHost); // Docker's versions differ about another network
   await apply();
   if (!(await chain("FORWARD", 6)).includes("-A FORWARD -j DOCKER-USER")) {
-    const { code, stdout } = await host.run("/usr/local/sbin/mail-firewall status");
+    const { code, stdout } = await host.run(`${command} status`);
     expect(code).toBe(3);
     expect(stdout).toContain("  IPv6: Docker goes past DOCKER-USER: ports that containers publish are open to all");
     await host.must("ip6tables -I FORWARD -j DOCKER-USER"); // as it says

@@ -1,5 +1,5 @@
 // What the tests on real hosts deploy, and how they look at a host.
-import { readFileSync, writeFileSync } from "node:fs";
+import { writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -9,6 +9,7 @@ import { Faults } from "../../components/policy/faults";
 import { readPolicy, rules } from "../../components/policy/policy";
 import { execute, operatorKey, type Result } from "../sandbox/host";
 import { probe, type Client, type Verdict, type Watched } from "../sandbox/probe";
+import { command } from "../integration/example";
 import { readMail, type RealHost, type Release } from "../sandbox/realHost";
 import type { Config } from "../sandbox/stack";
 
@@ -37,13 +38,6 @@ export function rulesFor(services: string[] = ["smtp", "imaps"], owner = "mail-f
   return rulesets(rules(readPolicy({ ...policy, services: open }, "", { any: true }, new Faults())), owner);
 }
 
-/** The script on the host, without the engine. */
-export const script = "/usr/local/sbin/mail-firewall";
-
-export async function install(host: RealHost): Promise<void> {
-  await must(host, `cat >${script}; chmod 0744 ${script}`, readFileSync("components/host/mail-firewall.sh", "utf8"));
-}
-
 export async function must(host: RealHost, command: string, stdin?: string): Promise<string> {
   const { code, stdout, stderr } = await host.run(command, stdin);
   if (code !== 0) throw new Error(`${command}: exit code ${code}\n${stdout}${stderr}`);
@@ -51,8 +45,8 @@ export async function must(host: RealHost, command: string, stdin?: string): Pro
 }
 
 export async function deploy(host: RealHost, text = rulesFor()): Promise<void> {
-  const applied = await must(host, `${script} apply --rollback 60`, text);
-  expect(await must(host, `${script} confirm`, applied)).toBe("confirmed\n");
+  const applied = await must(host, `${command} apply --rollback 60`, text);
+  expect(await must(host, `${command} confirm`, applied)).toBe("confirmed\n");
 }
 
 /** All rules of both families, in every table of iptables that is more than empty; without counters. */

@@ -1,7 +1,8 @@
 // Other firewalls that a host may have: found, stopped within the window, off after a confirm, and given back. ufw: deploy.test.ts
+import { command, install } from "../integration/example";
 import { startClient, startWatch, type Client } from "../sandbox/probe";
 import { startRealHost, type RealHost } from "../sandbox/realHost";
-import { deploy, filters, install, must, openPorts, releases, rulesFor, script, until, type Source } from "./mail";
+import { deploy, filters, must, openPorts, releases, rulesFor, until, type Source } from "./mail";
 
 jest.setTimeout(240_000);
 
@@ -103,7 +104,7 @@ describe.each(releases)("a real %s", (release) => {
     });
     const isActive = async (unit: string) => (await host.run(`systemctl is-active ${unit}`)).stdout.trim();
     const status = async () => {
-      const { code, stdout } = await host.run(`${script} status`);
+      const { code, stdout } = await host.run(`${command} status`);
       return [code, stdout.split("\n").filter((line) => !line.startsWith("  notice"))];
     };
     const asDeployed = [0, [expect.stringMatching(/: as deployed$/), ""]];
@@ -129,14 +130,14 @@ describe.each(releases)("a real %s", (release) => {
     test("is at work, and found", async () => {
       expect(before.units).toBe("enabled\n".repeat(units.length + 1));
       await atWork();
-      const { stdout } = await host.run(`${script} status`);
+      const { stdout } = await host.run(`${command} status`);
       expect(stdout).toContain(`${name} is on beside our rules\n`);
       for (const unit of units) expect(await isActive(unit)).toBe("active");
       expect(await isActive("fail2ban")).toBe("active");
     });
 
     test("comes back as it was when no confirm arrives", async () => {
-      await must(host, `${script} apply --rollback 10`, rulesFor());
+      await must(host, `${command} apply --rollback 10`, rulesFor());
       expect(await openPorts(host, client, stranger)).toEqual([25, 993]);
       expect(await isActive("fail2ban")).toBe("active");
       await until(async () => (await host.run("ls /run/mail-firewall/pending")).code !== 0, 20);
@@ -145,7 +146,7 @@ describe.each(releases)("a real %s", (release) => {
     });
 
     test("comes back with a reboot within the window", async () => {
-      await must(host, `${script} apply --rollback 600`, rulesFor());
+      await must(host, `${command} apply --rollback 600`, rulesFor());
       expect(await openPorts(host, client, stranger)).toEqual([25, 993]);
       await host.reboot();
       await atWork();
@@ -154,12 +155,27 @@ describe.each(releases)("a real %s", (release) => {
     test("is off after a confirm, now and after a reboot", async () => {
       await deploy(host);
       await ours();
-      await must(host, `${script} apply`, rulesFor()); // the same once more
+      await must(host, `${command} apply`, rulesFor()); // the same once more
       expect((await host.run("ls /run/mail-firewall/pending")).code).not.toBe(0);
       await deploy(host, rulesFor(["smtp"]));
       await deploy(host);
       await ours();
     });
+
+    // netfilter-persistent is not at work once it has loaded its rules.
+    if (name !== "netfilter-persistent")
+      test("is back when it was started by hand and no confirm arrives, whatever was applied in between", async () => {
+        const onBesideOurs = async () => (await host.run(`${command} status`)).stdout.includes(`${name} is on beside`);
+        await must(host, `systemctl start ${name}`);
+        expect(await onBesideOurs()).toBe(true);
+        await must(host, `${command} apply --rollback 600`, rulesFor(["smtp"]));
+        await must(host, `${command} apply --rollback 10`, rulesFor()); // those that are confirmed
+        expect(await onBesideOurs()).toBe(false);
+        await until(async () => (await host.run("ls /run/mail-firewall/pending")).code !== 0, 30);
+        expect(await onBesideOurs()).toBe(true);
+        await deploy(host);
+        await ours();
+      });
 
     test.each(["before a reboot", "after one"])("is given back by remove, %s; the host is never open", async (when) => {
       if (when === "after one") {
@@ -169,7 +185,7 @@ describe.each(releases)("a real %s", (release) => {
         for (const unit of units) expect(await isActive(unit)).toBe("inactive");
       }
       const watch = await startWatch(client, stranger, host, { 143: 2, 25: 50 });
-      expect(await must(host, `${script} remove`)).toBe("removed\n");
+      expect(await must(host, `${command} remove`)).toBe("removed\n");
       const watched = await watch.stop();
       const silent = name === "firewalld" ? ("open" as const) : undefined; // firewalld's own answer is to refuse
       for (const { port, open: accepted, refused } of watched) {
