@@ -1,0 +1,216 @@
+import { last, print, type Cidr, type Family } from "./cidr";
+
+/** From the first to the last, both included. */
+export type Span<T> = readonly [T, T];
+
+/**
+ * Packets that begin something: a box in the space of family, protocol, port and address. Sets of packets are lists of
+ * regions; everything here is exact, because both sides of a comparison are constant between their own boundaries.
+ */
+export interface Region {
+  readonly family: Family;
+  /** Protocol numbers of IP, 0 to 255 (IANA Protocol Numbers). */
+  readonly protocols: Span<number>;
+  /** Destination ports of TCP and UDP; of ICMP and ICMPv6, 256 times the type, and the code. Of other protocols, all. */
+  readonly ports: Span<number>;
+  /** Where it comes from; of outbound traffic, where it goes. */
+  readonly addresses: Span<bigint>;
+}
+
+export const protocolNumbers = { icmp: 1, tcp: 6, udp: 17, icmpv6: 58 } as const;
+
+export const allProtocols: Span<number> = [0, 255];
+export const allPorts: Span<number> = [0, 65535];
+export const allAddresses = { 4: [0n, (1n << 32n) - 1n], 6: [0n, (1n << 128n) - 1n] } as const satisfies Record<
+  Family,
+  Span<bigint>
+>;
+
+/** Everything over one family. */
+export function everything(family: Family): Region {
+  return { family, protocols: allProtocols, ports: allPorts, addresses: allAddresses[family] };
+}
+
+/** One protocol, by its number or name. */
+export function protocol(name: keyof typeof protocolNumbers | number): Span<number> {
+  const number = typeof name === "number" ? name : protocolNumbers[name];
+  return [number, number];
+}
+
+/** An ICMP type, with one code or any. */
+export function icmpPorts(type: number, code?: number): Span<number> {
+  return code === undefined ? [256 * type, 256 * type + 255] : [256 * type + code, 256 * type + code];
+}
+
+/**
+ * Cuts all that the regions cover at every boundary of any of them, so that each of the regions holds a cell wholly or not at
+ * all. Cells come in order, and do not overlap.
+ */
+export function* cells(regions: readonly Region[]): Generator<Region> {
+  for (const family of [4, 6] as const) {
+    const ours = regions.filter((region) => region.family === family);
+    for (const [protocols, those] of slices(ours, (region) => region.protocols)) {
+      for (const [ports, them] of slices(those, (region) => region.ports)) {
+        for (const [addresses] of slices(them, (region) => region.addresses)) {
+          yield { family, protocols, ports, addresses };
+        }
+      }
+    }
+  }
+}
+
+/** The slices along one axis that any region holds, each with those that do. */
+function* slices<T extends number | bigint>(
+  regions: readonly Region[],
+  axis: (region: Region) => Span<T>,
+): Generator<[Span<T>, Region[]]> {
+  const starts = new Set(regions.flatMap((region) => [axis(region)[0], after(axis(region)[1])]));
+  const sorted = [...starts].sort((a, b) => (a < b ? -1 : 1));
+  for (let i = 0; i + 1 < sorted.length; i++) {
+    const first = sorted[i]!;
+    const here = regions.filter((region) => axis(region)[0] <= first && first <= axis(region)[1]);
+    if (here.length > 0) yield [[first, before(sorted[i + 1]!)], here];
+  }
+}
+
+const after = <T extends number | bigint>(value: T) =>
+  (typeof value === "bigint" ? value + 1n : Number(value) + 1) as T;
+const before = <T extends number | bigint>(value: T) =>
+  (typeof value === "bigint" ? value - 1n : Number(value) - 1) as T;
+
+/** Whether one region holds all of another. */
+export function holds(outer: Region, inner: Region): boolean {
+  return (
+    outer.family === inner.family &&
+    (["protocols", "ports", "addresses"] as const).every(
+      (axis) => outer[axis][0] <= inner[axis][0] && inner[axis][1] <= outer[axis][1],
+    )
+  );
+}
+
+/** What is in `a` and not in `b`. */
+export function without(a: readonly Region[], b: readonly Region[]): Region[] {
+  return select([...a, ...b], (cell) => a.some((one) => holds(one, cell)) && !b.some((one) => holds(one, cell)));
+}
+
+/** What is in both. */
+export function both(a: readonly Region[], b: readonly Region[]): Region[] {
+  return select([...a, ...b], (cell) => a.some((one) => holds(one, cell)) && b.some((one) => holds(one, cell)));
+}
+
+/** The cells of a partition that a predicate wants, in the form of {@link merged}. */
+export function select(partition: readonly Region[], wanted: (cell: Region) => boolean): Region[] {
+  return merge([...cells(partition)].filter(wanted));
+}
+
+/** The same set in the one form that all lists of the same packets have: no overlaps, nothing that could be joined, in order. */
+export function merged(regions: readonly Region[]): Region[] {
+  return select(regions, () => true);
+}
+
+/**
+ * Joins the cells of a partition along each axis in turn: neighbours that differ in nothing else. A column of addresses, and a
+ * plane of ports and addresses, is joined as a whole or not at all, so that the form does not depend on the partition.
+ */
+function merge(parts: readonly Region[]): Region[] {
+  const columns = group(parts, (one) => [one.family, ...one.protocols, ...one.ports].join()).map((column) =>
+    join(
+      column.map((one) => [one]),
+      (one) => one.addresses,
+      (one, addresses) => ({ ...one, addresses }),
+    ).flat(),
+  );
+  const planes = group(columns, ([one]) => [one!.family, ...one!.protocols].join()).map((plane) =>
+    join(
+      plane,
+      (one) => one.ports,
+      (one, ports) => ({ ...one, ports }),
+    ).flat(),
+  );
+  return group(planes, ([one]) => `${one!.family}`).flatMap((space) =>
+    join(
+      space,
+      (one) => one.protocols,
+      (one, protocols) => ({ ...one, protocols }),
+    ).flat(),
+  );
+}
+
+function group<T>(items: readonly T[], key: (item: T) => string): T[][] {
+  const groups = new Map<string, T[]>();
+  for (const item of items) {
+    const found = groups.get(key(item));
+    if (found) found.push(item);
+    else groups.set(key(item), [item]);
+  }
+  return [...groups.values()];
+}
+
+/** Joins lists of regions that follow upon each other along an axis, and are alike but for it. */
+function join<T extends number | bigint>(
+  lists: readonly (readonly Region[])[],
+  axis: (region: Region) => Span<T>,
+  at: (region: Region, span: Span<T>) => Region,
+): Region[][] {
+  // What they are without the axis.
+  const shapeOf = (list: readonly Region[]) =>
+    list.map((one) => Object.values(at(one, [0 as T, 0 as T])).join(" ")).join();
+  const found: Region[][] = [];
+  let joined: { to: T; shape: string } | undefined;
+  for (const list of lists) {
+    const [from, to] = axis(list[0]!);
+    const shape = shapeOf(list);
+    if (joined && after(joined.to) === from && joined.shape === shape) {
+      found.push(found.pop()!.map((one) => at(one, [axis(one)[0], to])));
+    } else found.push([...list]);
+    joined = { to, shape };
+  }
+  return found;
+}
+
+/** The networks that make up a span of addresses, the fewest there are. */
+export function networks(family: Family, [first, last]: Span<bigint>): string[] {
+  const found: string[] = [];
+  const width = family === 4 ? 32 : 128;
+  for (let at = first; at <= last;) {
+    let host = 0;
+    while (host < width && (at >> BigInt(host)) % 2n === 0n && at + (1n << BigInt(host + 1)) - 1n <= last) host++;
+    found.push(`${print(family, at)}/${width - host}`);
+    at += 1n << BigInt(host);
+  }
+  return found;
+}
+
+/** A network as the addresses of a region. */
+export function addressesOf(cidr: Cidr): Span<bigint> {
+  return [cidr.first, last(cidr)];
+}
+
+/** `tcp/993`, `udp/60000-61000`, `icmp type 8`, `everything`: the protocols and ports of a region. */
+export function describe({ family, protocols, ports }: Region): string {
+  const [first, last] = protocols;
+  if (first !== last) {
+    return first === 0 && last === 255 ? "everything" : `protocols ${first}-${last}`;
+  }
+  const name = Object.entries(protocolNumbers).find(([, number]) => number === first)?.[0] ?? `protocol ${first}`;
+  if (ports[0] === 0 && ports[1] === 65535) return name;
+  const isIcmp = first === (family === 4 ? protocolNumbers.icmp : protocolNumbers.icmpv6);
+  if (!isIcmp) return `${name}/${ports[0] === ports[1] ? ports[0] : ports.join("-")}`;
+  const [type, lastType] = [ports[0] >> 8, ports[1] >> 8];
+  if (type !== lastType) return `${name} types ${type}-${lastType}`;
+  const [code, lastCode] = [ports[0] & 255, ports[1] & 255];
+  if (code === 0 && lastCode === 255) return `${name} type ${type}`;
+  return `${name} type ${type} code ${code === lastCode ? code : `${code}-${lastCode}`}`;
+}
+
+/** A set of packets as a person reads it, one line for each protocol and port: `tcp/993 from 10.0.0.0/8, fd12::/48`. */
+export function lines(regions: readonly Region[]): string[] {
+  const found = new Map<string, string[]>();
+  for (const one of merged(regions)) {
+    const whole = one.addresses[0] === 0n && one.addresses[1] === allAddresses[one.family][1];
+    const from = whole ? [`everyone over IPv${one.family}`] : networks(one.family, one.addresses);
+    const key = describe(one);
+    found.set(key, [...(found.get(key) ?? []), ...from]);
+  }
+  return [...found].map(([what, from]) => `${what} from ${from.join(", ")}`);
+}
