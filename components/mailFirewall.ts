@@ -1,17 +1,19 @@
 import * as pulumi from "@pulumi/pulumi";
 
-import { cloudOnly } from "./cloud/groupRules";
+import { cloudOnly, cloudRule, groupRules } from "./cloud/groupRules";
 import { awsKeys, checkAws, MailSecurityGroup, type AwsArgs } from "./cloud/securityGroup";
 import { declared, policyInputs, warn } from "./declared";
+import { undeclared } from "./equivalence";
 import { logIn } from "./host/connection";
 import { checkReachable, readNamedHost, type HostArgs } from "./host/hostArgs";
 import { HostFirewall } from "./host/hostFirewall";
 import { hostOptionKeys, readHostOptions, type HostOptions, type HostSettings } from "./host/hostOptions";
 import { checkPrivateKey } from "./host/privateKey";
-import { hostOnly } from "./host/ruleset";
+import { hostOnly } from "./host/residue";
+import { ruleset } from "./host/ruleset";
 import { exposure } from "./policy/exposure";
 import { Faults, isRecord, join, report, show } from "./policy/faults";
-import { readPolicy, type Policy, type PolicyArgs } from "./policy/policy";
+import { readPolicy, rules, type Policy, type PolicyArgs } from "./policy/policy";
 
 /** The arguments of a {@link MailFirewall}. */
 export interface MailFirewallArgs extends PolicyArgs {
@@ -64,6 +66,7 @@ export class MailFirewall extends pulumi.ComponentResource {
     faults.unknownKeys(args, ["sshPorts", ...firewallKeys], "");
     const { policy, settings, hostSettings } = readFirewall(args, "", faults);
     if (faults.list.length > 0) throw new pulumi.RunError(report(`MailFirewall "${name}"`, faults.list));
+    if (args.aws) for (const one of [settings, ...Object.values(hostSettings)]) prove(name, policy, one);
     super("mail-firewall:index:MailFirewall", name, policyInputs(policy, opts), opts);
     warn(this, policy, opts);
 
@@ -125,6 +128,29 @@ export class MailFirewall extends pulumi.ComponentResource {
       { parent: this, ...opts },
     );
   }
+}
+
+/**
+ * Holds the rules that a host will get against those that the security group will get.
+ *
+ * @throws a RunError that says what they would admit otherwise than each other, beyond the declared residue.
+ */
+function prove(name: string, policy: Policy, settings: HostSettings): void {
+  const all = rules(policy);
+  const found = undeclared({
+    rulesets: { 4: ruleset(all, 4, name, settings), 6: ruleset(all, 6, name, settings) },
+    settings,
+    sshPorts: policy.sshPorts,
+    groupRules: groupRules(all).map(cloudRule),
+    cloudOnly: Object.keys(cloudOnly),
+  });
+  if (found.length === 0) return;
+  throw new pulumi.RunError(
+    [
+      `MailFirewall "${name}": its hosts and its security group would differ, which is a fault of mail-firewall; nothing was touched`,
+      ...found.map((line) => `  ${line}`),
+    ].join("\n"),
+  );
 }
 
 /** What all hosts enforce by the common settings, and what single hosts enforce otherwise. */

@@ -1,6 +1,7 @@
 import type { Cidr } from "../policy/cidr";
 import type { Faults } from "../policy/faults";
 import type { Rule } from "../policy/policy";
+import type { CloudRule } from "./reach";
 
 /** What a security group enforces and the host does not, each with its reason. Nothing yet: every group rule has its twin. */
 export const cloudOnly: Readonly<Record<string, string>> = {};
@@ -55,6 +56,12 @@ export function groupRules(rules: readonly Rule[]): GroupRule[] {
       },
     };
   });
+}
+
+/** A rule as AWS will have it, read from its arguments. */
+export function cloudRule({ direction, args }: GroupRule): CloudRule {
+  const network = args.cidrIpv4 ?? args.cidrIpv6;
+  return { ...args, direction, networks: network === undefined ? undefined : [network] };
 }
 
 /** A network in a logical name: as the AWS console says it, and without the `::` that separates the parts of a URN. */
