@@ -1,6 +1,6 @@
 import { reach as cloudReach, type CloudRule } from "./cloud/reach";
 import { addressesOf, type HostSettings } from "./host/hostOptions";
-import { judge, parseRuleset, type Arrival } from "./host/reach";
+import { judge, parseRuleset, type Arrival, type Fate } from "./host/reach";
 import { residue } from "./host/residue";
 import { parseAddress, type Cidr, type Family } from "./policy/cidr";
 import { cells, everything, holds, lines, protocol, without, type Region } from "./policy/regions";
@@ -46,26 +46,45 @@ function differences(twins: Twins, family: Family, group: readonly Region[]): st
       partition.map((cell) => those.some((region) => holds(region, cell))),
     ]),
   ) as unknown as Sets;
+  const conditions = residue(twins.settings)["neighbour discovery and DHCP"]?.perhaps ?? [];
   return arrivals(twins, family, sets).flatMap(({ name, chain, arrival, surely, perhaps = surely }) => {
-    const verdict = judge(ruleset, chain, arrival);
+    const fate = judge(ruleset, chain, arrival);
     const found = new Map<string, Region[]>();
     partition.forEach((cell, i) => {
-      const kind = difference(verdict(cell), { surely: surely[i]!, perhaps: perhaps[i]! });
+      const declared = conditions.filter(({ region }) => holds(region, cell)).map(({ when }) => when);
+      const wanted = surely[i] ? [] : perhaps[i] ? declared : undefined;
+      const kind = difference(fate(cell), wanted, ends[chain]);
       if (kind) found.set(kind, [...(found.get(kind) ?? []), cell]);
     });
     return [...found].flatMap(([kind, those]) => lines(those).map((line) => `IPv${family}, ${name}: ${kind} ${line}`));
   });
 }
 
-interface Verdict {
-  readonly surely: boolean;
-  readonly perhaps: boolean;
-}
+type End = "accept" | "drop" | "back";
 
-function difference(real: Verdict, wanted: Verdict): string | undefined {
-  if (real.surely !== wanted.surely) return real.surely ? "only the host admits" : "the host does not admit";
-  if (real.perhaps === wanted.perhaps) return undefined;
-  return real.perhaps ? "the host admits under conditions" : "under no conditions does the host admit";
+/**
+ * What admitting a packet is, and what not. Nothing comes back from the chain to the host. To a container it is RETURN that admits, for
+ * after it others are still asked; and what goes out is not ours to drop.
+ */
+const ends: Readonly<Record<Chain, readonly [End, End]>> = {
+  "MAILFW-IN": ["accept", "drop"],
+  "MAILFW-FWD": ["back", "drop"],
+  "MAILFW-OUT": ["accept", "back"],
+};
+
+/** @param wanted on which conditions a packet must get through, none if in any case; undefined: it must not. */
+function difference(
+  real: Fate,
+  wanted: readonly string[] | undefined,
+  [yes, no]: readonly [End, End],
+): string | undefined {
+  const other = (["accept", "drop", "back"] as const).find((end) => end !== yes && end !== no)!;
+  if (real[other]) return other === "accept" ? "only the host admits" : "other rules than ours decide about";
+  if (!wanted) return real[yes] ? `${real[no] ? "perhaps " : ""}only the host admits` : undefined;
+  if (!real[yes]) return "the host does not admit";
+  const conditions = real[no] ? [...real.conditions].sort().join(", ") : "";
+  if (conditions === [...wanted].sort().join(", ")) return undefined;
+  return conditions === "" ? "the host admits in any case" : `the host admits only if ${conditions}:`;
 }
 
 /** What the group admits, and what the residue names. */
@@ -80,11 +99,13 @@ function regionsOf({ settings, sshPorts }: Twins, family: Family, group: readonl
     sshPorts: sshPorts.map((port): Region => ({ ...all, protocols: protocol("tcp"), ports: [port, port] })),
     icmp: [{ ...all, protocols: protocol(family === 4 ? "icmp" : "icmpv6") }],
     link: ours(link?.regions),
-    linkPerhaps: ours(link?.perhaps),
+    linkPerhaps: ours(link?.perhaps?.map(({ region }) => region)),
     trusted: ours(declared["trusted networks"]?.regions),
     spoofed: ours(declared["invalid or spoofed packets"]?.regions),
   };
 }
+
+type Chain = "MAILFW-IN" | "MAILFW-FWD" | "MAILFW-OUT";
 
 /** Of each cell, whether it is in. */
 type Bits = readonly boolean[];
@@ -97,7 +118,7 @@ const less = (a: Bits, b: Bits): Bits => a.map((is, i) => is && !b[i]!);
 /** One way in which packets come to a host, and what of them must get through. */
 interface Expectation {
   readonly name: string;
-  readonly chain: string;
+  readonly chain: Chain;
   readonly arrival: Arrival;
   readonly surely: Bits;
   /** Defaults to `surely`. */
@@ -160,7 +181,12 @@ function arrivals({ settings }: Twins, family: Family, sets: Sets): Expectation[
         { out: bridge },
         addresses ? fromOutside : or(fromOutside, services),
       ),
-      forward(`connections from ${bridge}`, { in: bridge }, all),
+      ...(named
+        ? [forward(`new connections through other interfaces straight to ${bridge}`, { in: "", out: bridge }, trusted)]
+        : []),
+      forward(`connections from ${bridge} to the world`, { in: bridge }, all),
+      forward(`connections from ${bridge} to other containers`, { in: bridge, out: "br-1" }, all),
+      forward(`connections from ${bridge} to published ports`, { in: bridge, published: true }, all),
     ]),
     ...settings.trustedInterfaces.flatMap((pattern) => [
       input(`new connections through ${pattern}`, { in: pattern.replace("+", "0") }, all),
@@ -179,6 +205,12 @@ function arrivals({ settings }: Twins, family: Family, sets: Sets): Expectation[
     input("untracked packets", { state: "UNTRACKED" }, fromOutside),
     input("broadcast and multicast", { local: false }, fromOutside),
     { name: "loopback", chain: "MAILFW-IN", arrival: { ...packet, in: "lo" }, surely: all },
-    { name: "outbound packets", chain: "MAILFW-OUT", arrival: { ...packet, in: "", out: outside }, surely: all },
+    // Of what goes out, only sshd's answers are ours to decide; the rest comes back from our chain.
+    {
+      name: "answers of sshd",
+      chain: "MAILFW-OUT",
+      arrival: { in: "", out: outside, state: "UNTRACKED", local: false, answer: true },
+      surely: ssh,
+    },
   ];
 }

@@ -28,6 +28,8 @@ export interface Arrival {
   readonly to?: Cidr | undefined;
   /** Whether its destination has been turned around, to the port of a container. Ports are those that were asked for. */
   readonly published?: boolean;
+  /** Whether it is the answer of a service: then its ports are those of the service, and its addresses those of the client. */
+  readonly answer?: boolean;
 }
 
 /** What gets through: in any case, and perhaps, where rules depend on something else than an {@link Arrival} tells. */
@@ -42,12 +44,26 @@ type Answer = boolean | undefined;
 
 interface Rule {
   readonly protocols: Match<number> | undefined;
-  readonly ports: Match<number> | undefined;
-  readonly addresses: Match<bigint> | undefined;
-  readonly asks: readonly ((arrival: Arrival) => Answer)[];
+  /** The ports that it goes to, or that its client asked for; or ICMP types. */
+  readonly ports: Ports | undefined;
+  readonly sourcePorts: Ports | undefined;
+  readonly sources: Match<bigint> | undefined;
+  readonly destinations: Match<bigint> | undefined;
+  readonly asks: readonly Ask[];
   readonly target: string | undefined;
   /** A goto: what comes back from the target has come back from this chain. */
   readonly final: boolean;
+}
+
+interface Ports extends Match<number> {
+  /** The question in the rule's own words. */
+  readonly text: string;
+}
+
+/** What else a rule asks, in its own words. */
+interface Ask {
+  readonly text: string;
+  readonly of: (arrival: Arrival) => Answer;
 }
 
 /** One of the spans, or, negated, none of them. */
@@ -99,19 +115,22 @@ function tokens(line: string): string[] {
 }
 
 function parseRule(words: readonly string[], family: Family): Rule {
-  let protocols: Rule["protocols"], ports: Rule["ports"], addresses: Rule["addresses"];
+  let protocols: Rule["protocols"], ports: Rule["ports"], sourcePorts: Rule["sourcePorts"];
+  let sources: Rule["sources"], destinations: Rule["destinations"];
   let target: string | undefined;
   let final = false;
-  const asks: Rule["asks"][number][] = [];
+  const asks: Ask[] = [];
   for (let i = 0; i < words.length;) {
+    const start = i;
     const negated = words[i] === "!";
     if (negated) i++;
     const option = words[i++]!;
     const values = words.slice(i, i + (arity[option] ?? valuesOf(words.slice(i))));
     i += values.length;
     const value = values[0] ?? "";
+    const text = words.slice(start, i).join(" ");
     const ask = (answer: (arrival: Arrival) => Answer) =>
-      asks.push((arrival) => (negated ? not(answer(arrival)) : answer(arrival)));
+      asks.push({ text, of: (arrival) => (negated ? not(answer(arrival)) : answer(arrival)) });
     const unknown = () => ask(() => undefined);
 
     if (option === "-j" || option === "-g") {
@@ -122,34 +141,31 @@ function parseRule(words: readonly string[], family: Family): Rule {
       const spans = protocolsOf(value);
       if (spans) protocols = { spans, negated };
       else unknown();
-    } else if (option === "-s") {
+    } else if (option === "-s" || option === "-d") {
       const network = networkOf(value, family);
-      if (network && !addresses) addresses = { spans: [network], negated };
-      else unknown();
-    } else if (option === "-d" || option === "--ctorigdst") {
+      if (!network) unknown();
+      else if (option === "-s") sources = { spans: [network], negated };
+      else destinations = { spans: [network], negated };
+    } else if (option === "--ctorigdst") {
       const network = networkOf(value, family);
-      // After a packet has been turned around, -d is where to.
-      const turned = option === "-d";
-      ask(({ to, published }) =>
-        !network || !to || (turned && published) ? undefined : network[0] <= to.first && to.first <= network[1],
-      );
+      ask(({ to }) => network && to && within(network, to.first));
     } else if (option === "-i" || option === "-o") {
       ask((arrival) => isNamed(option === "-i" ? arrival.in : arrival.out, value));
-    } else if (["--dport", "--dports", "--ctorigdstport"].includes(option)) {
+    } else if (["--dport", "--dports", "--sport", "--sports", "--ctorigdstport"].includes(option)) {
       const spans = value.split(",").map(portsOf);
-      const asked = option === "--ctorigdstport";
-      if (ports || spans.includes(undefined)) unknown();
+      const isSource = option.startsWith("--sport");
+      if (spans.includes(undefined) || (isSource ? sourcePorts : ports)) unknown();
       else {
-        ports = { spans: spans as Span<number>[], negated };
-        // Behind a packet that is not tracked there is no connection to be asked; one that was turned around has another port.
-        asks.push(({ state, published }) => (asked ? state !== "UNTRACKED" : published ? undefined : true));
+        const found = { spans: spans as Span<number>[], negated, text };
+        if (isSource) sourcePorts = found;
+        else ports = found;
         protocols ??= { spans: [protocol("tcp"), protocol("udp")], negated: false };
       }
     } else if (option === "--icmp-type" || option === "--icmpv6-type") {
       const [, type, code] = /^(\d+)(?:\/(\d+))?$/.exec(value) ?? [];
       if (value === "any" && !negated) continue;
       if (type === undefined || ports) unknown();
-      else ports = { spans: [icmpPorts(Number(type), code === undefined ? undefined : Number(code))], negated };
+      else ports = { spans: [icmpPorts(Number(type), code === undefined ? undefined : Number(code))], negated, text };
     } else if (option === "--ctstate" || option === "--state") {
       const states = value.split(",");
       ask(({ state, published }) => {
@@ -167,14 +183,29 @@ function parseRule(words: readonly string[], family: Family): Rule {
       if (!noQuestion.includes(value)) unknown();
     } else if (option !== "--comment") unknown();
   }
-  return { protocols, ports, addresses, asks, target, final };
+  return { protocols, ports, sourcePorts, sources, destinations, asks, target, final };
 }
 
 /** How many words belong to an option that is known here: a comment may be any word, "-j" too. */
 const arity: Readonly<Record<string, number>> = {
   ...Object.fromEntries(
     [
-      ...["-p", "-s", "-d", "-i", "-o", "-m", "-j", "-g", "--dport", "--dports", "--icmp-type", "--icmpv6-type"],
+      ...[
+        "-p",
+        "-s",
+        "-d",
+        "-i",
+        "-o",
+        "-m",
+        "-j",
+        "-g",
+        "--dport",
+        "--dports",
+        "--sport",
+        "--sports",
+        "--icmp-type",
+        "--icmpv6-type",
+      ],
       ...["--ctstate", "--state", "--ctorigdst", "--ctorigdstport", "--dst-type", "--comment"],
     ].map((option) => [option, 1]),
   ),
@@ -239,33 +270,41 @@ function not(answer: Answer): Answer {
   return answer === undefined ? undefined : !answer;
 }
 
+function within([first, last]: Span<bigint>, address: bigint): boolean {
+  return first <= address && address <= last;
+}
+
 function includes<T extends number | bigint>(match: Match<T> | undefined, [first]: Span<T>): boolean {
   return !match || match.spans.some(([from, to]) => from <= first && first <= to) !== match.negated;
 }
 
 /** What may become of a packet: it is accepted, it is dropped, it comes back from the chain to whoever called it. */
-interface Fate {
+export interface Fate {
   accept: boolean;
   drop: boolean;
   back: boolean;
+  /** On what that depends, in the words of the rules; empty where it depends on nothing. */
+  readonly conditions: Set<string>;
 }
 
 /** Targets after which the next rule is asked. */
 const goesOn = [
-  "LOG",
-  "NFLOG",
-  "ULOG",
-  "MARK",
-  "CONNMARK",
-  "TRACE",
-  "SET",
-  "TCPMSS",
-  "AUDIT",
-  "CHECKSUM",
-  "DSCP",
-  "TOS",
-  "NOTRACK",
-  "CT",
+  ...[
+    "LOG",
+    "NFLOG",
+    "ULOG",
+    "MARK",
+    "CONNMARK",
+    "TRACE",
+    "SET",
+    "TCPMSS",
+    "AUDIT",
+    "CHECKSUM",
+    "DSCP",
+    "TOS",
+    "NOTRACK",
+    "CT",
+  ],
 ];
 
 /**
@@ -274,77 +313,87 @@ const goesOn = [
  * @throws an Error where the ruleset has no such chain.
  */
 export function reach(ruleset: Ruleset, chain: string, arrival: Arrival): Reach {
-  const verdict = judge(ruleset, chain, arrival);
-  const judged = [...cells(ruleset.boundaries)].map((cell) => ({ cell, ...verdict(cell) }));
-  const those = (wanted: "surely" | "perhaps") => joined(judged.filter((one) => one[wanted]).map(({ cell }) => cell));
-  return { surely: those("surely"), perhaps: those("perhaps") };
+  const fate = judge(ruleset, chain, arrival);
+  const judged = [...cells(ruleset.boundaries)].map((cell) => ({ cell, fate: fate(cell) }));
+  return {
+    surely: joined(judged.filter(({ fate }) => !fate.drop).map(({ cell }) => cell)),
+    perhaps: joined(judged.filter(({ fate }) => fate.accept || fate.back).map(({ cell }) => cell)),
+  };
 }
 
-/**
- * Whether the packets of a cell get through a chain, surely or perhaps; see {@link reach}. A cell must lie on one side of each
- * of the ruleset's boundaries.
- */
-export function judge(
-  ruleset: Ruleset,
-  chain: string,
-  arrival: Arrival,
-): (cell: Region) => { surely: boolean; perhaps: boolean } {
+/** What becomes of the packets of a cell in a chain. A cell must lie on one side of each of the ruleset's boundaries. */
+export function judge(ruleset: Ruleset, chain: string, arrival: Arrival): (cell: Region) => Fate {
   // What does not depend on the packet is asked once.
   const decided = new Map(
     [...ruleset.chains].map(([name, { policy, rules }]) => [
       name,
-      { policy, rules: rules.flatMap(forArrival(arrival)) },
+      { policy, rules: rules.flatMap((rule) => decide(rule, arrival)) },
     ]),
   );
-  const walk = (name: string, cell: Region): Fate => {
+  const walk = (name: string, cell: Region, depth = 0): Fate => {
     const found = decided.get(name);
     if (!found) throw new Error(`there is no chain ${name}`);
-    const fate: Fate = { accept: false, drop: false, back: false };
-    for (const { rule, certain } of found.rules) {
-      const { protocols, ports, addresses, target, final } = rule;
+    if (depth > decided.size) throw new Error(`chain ${name} leads back to itself; no kernel takes that`);
+    const fate: Fate = { accept: false, drop: false, back: false, conditions: new Set() };
+    for (const { rule, ports, addresses, conditions } of found.rules) {
+      const { protocols, target, final } = rule;
       if (!includes(protocols, cell.protocols) || !includes(ports, cell.ports) || !includes(addresses, cell.addresses))
         continue;
       if (target === undefined || goesOn.includes(target)) continue;
+      for (const condition of conditions) fate.conditions.add(condition);
       if (target === "ACCEPT") fate.accept = true;
       else if (target === "DROP" || target === "REJECT") fate.drop = true;
       else if (target === "RETURN") fate.back = true;
       else if (decided.has(target)) {
-        const there = walk(target, cell);
+        const there = walk(target, cell, depth + 1);
         fate.accept ||= there.accept;
         fate.drop ||= there.drop;
+        for (const condition of there.conditions) fate.conditions.add(condition);
         if (there.back && final) fate.back = true;
         if (there.back && !final) continue;
       } else {
         fate.accept = fate.drop = true; // nobody knows
+        fate.conditions.add(`-j ${target}`);
         continue;
       }
-      if (certain) return fate;
+      if (conditions.length === 0) return fate;
     }
     if (found.policy === "ACCEPT") fate.accept = true;
     else if (found.policy === "DROP") fate.drop = true;
     else fate.back = true;
     return fate;
   };
-  return (cell) => {
-    const { accept, drop, back } = walk(chain, cell);
-    return { surely: !drop, perhaps: accept || back };
-  };
+  return (cell) => walk(chain, cell);
 }
 
-function forArrival(arrival: Arrival) {
-  return (rule: Rule): { rule: Rule; certain: boolean }[] => {
-    const answers = rule.asks.map((ask) => ask(arrival));
-    return answers.includes(false) ? [] : [{ rule, certain: !answers.includes(undefined) }];
-  };
+/** A rule that an arrival may meet, if it may, with what remains to be asked of the packet, and on which conditions. */
+function decide(rule: Rule, arrival: Arrival) {
+  const { to, state, published, answer } = arrival;
+  const [addresses, others] = answer ? [rule.destinations, rule.sources] : [rule.sources, rule.destinations];
+  const [ports, unknownPorts] = answer ? [rule.sourcePorts, rule.ports] : [rule.ports, rule.sourcePorts];
+  const asked = rule.asks.map(({ text, of }) => ({ text, answer: of(arrival) }));
+  // Once a packet has been turned around, its destination is another.
+  if (others) {
+    asked.push({ text: "an address", answer: to && !published ? includes(others, [to.first, to.first]) : undefined });
+  }
+  if (unknownPorts) asked.push({ text: unknownPorts.text, answer: undefined });
+  if (ports?.text.includes("--ctorigdstport")) {
+    // Behind a packet that is not tracked there is no connection to be asked.
+    if (state === "UNTRACKED") asked.push({ text: ports.text, answer: false });
+  } else if (ports && published) asked.push({ text: ports.text, answer: undefined });
+  if (asked.some((one) => one.answer === false)) return [];
+  return [
+    { rule, ports, addresses, conditions: asked.filter((one) => one.answer === undefined).map(({ text }) => text) },
+  ];
 }
 
 /** Regions at whose boundaries a rule may change its mind. */
-function boundaries({ protocols, ports, addresses }: Rule, family: Family): Region[] {
-  const along = <T>(match: Match<T> | undefined, all: Span<T>) =>
-    match ? [...match.spans, ...(match.negated ? [all] : [])] : [all];
-  return along(protocols, allProtocols).flatMap((protocolSpan) =>
-    along(ports, allPorts).flatMap((portSpan) =>
-      along<bigint>(addresses, allAddresses[family]).map((addressSpan) => ({
+function boundaries({ protocols, ports, sourcePorts, sources, destinations }: Rule, family: Family): Region[] {
+  const along = <T>(all: Span<T>, ...matches: (Match<T> | undefined)[]) =>
+    matches.flatMap((match) => (match ? [...match.spans, ...(match.negated ? [all] : [])] : [all]));
+  return along(allProtocols, protocols).flatMap((protocolSpan) =>
+    along(allPorts, ports, sourcePorts).flatMap((portSpan) =>
+      along<bigint>(allAddresses[family], sources, destinations).map((addressSpan) => ({
         family,
         protocols: protocolSpan,
         ports: portSpan,

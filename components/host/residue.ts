@@ -8,8 +8,8 @@ export interface Residue {
   readonly reason: string;
   /** What the host refuses though the policy names it, or admits though it does not. */
   readonly regions?: readonly Region[];
-  /** Of these, some by what no rule of a group could ask: a hop limit, a source port. */
-  readonly perhaps?: readonly Region[];
+  /** What it admits on a condition that no rule of a group could name, in the words of iptables. */
+  readonly perhaps?: readonly { readonly region: Region; readonly when: string }[];
 }
 
 /** The names of all residues. One that is not declared must not be there: `components/equivalence.ts` finds it. */
@@ -40,11 +40,20 @@ export function residue(settings: HostSettings): Partial<Record<ResidueName, Res
       reason: "accepted: security groups let them pass without a rule",
       regions: linkLocal([130, 131, 132, 143].map((type) => ["icmpv6", icmpPorts(type)])),
       perhaps: [
-        { family: 4, protocols: protocol("udp"), ports: [68, 68], addresses: allAddresses[4] },
-        ...[133, 134, 135, 136].map((type): Region => {
-          return { family: 6, protocols: protocol("icmpv6"), ports: icmpPorts(type), addresses: allAddresses[6] };
-        }),
-        ...linkLocal([["udp", [546, 546]]]),
+        {
+          region: { family: 4, protocols: protocol("udp"), ports: [68, 68], addresses: allAddresses[4] },
+          when: "--sport 67",
+        },
+        ...[133, 134, 135, 136].map((type) => ({
+          region: {
+            family: 6,
+            protocols: protocol("icmpv6"),
+            ports: icmpPorts(type),
+            addresses: allAddresses[6],
+          } as const,
+          when: "--hl-eq 255",
+        })),
+        ...linkLocal([["udp", [546, 546]]]).map((region) => ({ region, when: "--sport 547" })),
       ],
     },
     "broadcast and multicast": { reason: "dropped: a VPC delivers neither to a service" },

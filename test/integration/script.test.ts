@@ -11,7 +11,8 @@ import { startMailHost, type MailHost } from "../sandbox/host";
 import { hostOptions, policyArgs } from "../unit/arbitraries";
 import { command, expectedRulesets, install, live, none } from "./example";
 
-jest.setTimeout(120_000);
+const all = process.env.MAILFW_ALL === "1";
+jest.setTimeout(all ? 1_200_000 : 120_000);
 
 const textOf = (args: PolicyArgs, options: HostOptions = {}) => {
   const faults = new Faults();
@@ -72,7 +73,7 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
         expect(await apply(text)).toMatchObject({ code: 0, stderr: "" });
         expect(await live(host)).toBe(text);
       }),
-      { numRuns: process.env.MAILFW_ALL === "1" ? 200 : 25 },
+      { numRuns: all ? 200 : 25 },
     );
   });
 
