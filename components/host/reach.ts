@@ -17,9 +17,9 @@ import {
 /** What a rule may ask of a packet besides its family, protocol, port and address. */
 export interface Arrival {
   /** Where it comes in; "" is an interface that no rule names. Undefined: unknown, and so is what rules say about it. */
-  readonly in?: string;
+  readonly in?: string | undefined;
   /** Where it goes out; as `in`. */
-  readonly out?: string;
+  readonly out?: string | undefined;
   /** Its state in connection tracking. */
   readonly state: "NEW" | "ESTABLISHED" | "RELATED" | "INVALID" | "UNTRACKED";
   /** Whether it is for an address of the host, not for a broadcast or multicast address. */

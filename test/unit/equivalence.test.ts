@@ -8,12 +8,15 @@ import { ruleset } from "../../components/host/ruleset";
 import { parseCidr, print, type Cidr } from "../../components/policy/cidr";
 import { Faults } from "../../components/policy/faults";
 import { readPolicy, rules, type PolicyArgs } from "../../components/policy/policy";
-import { hostOptions, policyArgs } from "./arbitraries";
+import { edgyPolicyArgs, hostOptions, policyArgs } from "./arbitraries";
+
+jest.setTimeout(3_600_000);
 
 function twins(args: PolicyArgs, options: HostOptions = {}): Twins {
   const faults = new Faults();
   const policy = readPolicy(args, "", { any: true }, faults);
   const settings = readHostOptions(options, "", faults);
+  expect(faults.list).toEqual([]);
   const all = rules(policy);
   return {
     rulesets: { 4: ruleset(all, 4, "o", settings), 6: ruleset(all, 6, "o", settings) },
@@ -24,12 +27,14 @@ function twins(args: PolicyArgs, options: HostOptions = {}): Twins {
   };
 }
 
+const all = process.env.MAILFW_ALL === "1";
+
 test("host and group of any policy are equal, but for the declared residue", () => {
   fc.assert(
-    fc.property(policyArgs, hostOptions, (args, options) => {
+    fc.property(fc.oneof(policyArgs, edgyPolicyArgs), hostOptions, (args, options) => {
       expect(undeclared(twins(args, options))).toEqual([]);
     }),
-    { numRuns: process.env.MAILFW_ALL === "1" ? 10_000 : 300 },
+    { numRuns: all ? 10_000 : 250 },
   );
 });
 
@@ -93,6 +98,7 @@ function found(mutated: Twins): boolean {
   }
 }
 
+// A sample of them, unless MAILFW_ALL=1.
 describe("every mutation of one rule is found, or changes nothing that is admitted", () => {
   const original = twins(
     {
@@ -122,13 +128,14 @@ describe("every mutation of one rule is found, or changes nothing that is admitt
     });
     expect(mutants.length).toBeGreaterThan(400);
     const survivors = mutants
+      .filter((_, i) => all || i % 5 === 0)
       .filter(
         ([, mutated]) => !found({ ...original, rulesets: { ...original.rulesets, [family]: mutated.join("\n") } }),
       )
       .map(([name]) => name);
     expect(survivors.filter((name) => !harmless.some((known) => known.test(name)))).toEqual([]);
     // Each reason is one that is needed.
-    expect(harmless.filter((known) => !survivors.some((name) => known.test(name)))).toEqual([]);
+    if (all) expect(harmless.filter((known) => !survivors.some((name) => known.test(name)))).toEqual([]);
   });
 
   test("of the group's rules", () => {
@@ -163,7 +170,9 @@ describe("every mutation of one rule is found, or changes nothing that is admitt
       ];
     });
     expect(mutants.length).toBeGreaterThan(200);
-    const survivors = mutants.filter(([, mutated]) => !found({ ...original, groupRules: mutated }));
+    const survivors = mutants
+      .filter((_, i) => all || i % 3 === 0)
+      .filter(([, mutated]) => !found({ ...original, groupRules: mutated }));
     expect(survivors.map(([name]) => name)).toEqual([]);
   });
 });
