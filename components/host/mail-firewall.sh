@@ -308,7 +308,7 @@ at_work() {
     # Debian calls netfilter-persistent by the names of the last two as well, for as long as it is enabled.
     [ "$(systemctl show --property Id "$unit" 2>/dev/null)" = "Id=$unit.service" ] || continue
     enabled=disabled active=inactive
-    ! systemctl is-enabled --quiet "$unit" 2>/dev/null || enabled=enabled
+    case $(systemctl is-enabled "$unit" 2>/dev/null) in enabled*) enabled=enabled ;; esac # "alias" is no more than a name
     ! systemctl is-active --quiet "$unit" 2>/dev/null || active=active
     # All but firewalld only load rules, and call themselves active for ever after.
     case $unit in
