@@ -2,7 +2,7 @@ import fc from "fast-check";
 
 import type { HostOptions } from "../../components/host/hostOptions";
 import { print, type Family } from "../../components/policy/cidr";
-import type { PolicyArgs } from "../../components/policy/policy";
+import type { EgressArgs, PolicyArgs } from "../../components/policy/policy";
 import { serviceNames } from "../../components/policy/services";
 
 function network(family: Family, bits: number): fc.Arbitrary<string> {
@@ -30,8 +30,14 @@ export const sources: fc.Arbitrary<string[]> = fc.oneof(
   networks.filter((list) => list.length > 0),
 );
 
+const egress: fc.Arbitrary<EgressArgs> = fc.oneof(
+  fc.constantFrom("open", "mail").map((mode) => ({ mode })),
+  sources.filter(([first]) => first !== "closed").map((relay) => ({ relay })),
+);
+
 /** A valid policy. */
 export const policyArgs: fc.Arbitrary<PolicyArgs> = fc.record({
+  egress,
   services: fc.dictionary(fc.constantFrom(...serviceNames), sources, { noNullPrototype: true }),
   ssh: networks.filter((list) => list.length > 0),
   ports: fc
