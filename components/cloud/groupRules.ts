@@ -39,6 +39,7 @@ export interface PrefixList {
   /** The arguments of an `aws.ec2.ManagedPrefixList`. */
   readonly args: {
     readonly addressFamily: "IPv4" | "IPv6";
+    /** Without descriptions: the provider cannot change one (terraform-provider-aws #43528), and one list has several services. */
     readonly entries: readonly { readonly cidr: string }[];
     /**
      * As many as there are entries: this number, not the entries, is the weight of a rule that refers to the list, so that each

@@ -433,7 +433,10 @@ function readEgress(value: unknown, path: string, faults: Faults): Egress {
   if (mode === undefined && relay === undefined) faults.add(path, `says nothing; ${right}`);
   const known = modes.find((name) => name === mode);
   if (mode !== undefined && known === undefined) {
-    faults.add(join(path, "mode"), `${show(mode)} is not a mode${didYouMean(String(mode), modes)}`);
+    faults.add(
+      join(path, "mode"),
+      `${show(mode)} is not a mode${didYouMean(typeof mode === "string" ? mode : "", modes)}`,
+    );
   }
   if (relay !== undefined && known === "open") {
     faults.add(join(path, "relay"), 'restricts, and the mode "open" does not; delete one');

@@ -208,7 +208,7 @@ test.each<[unknown, string[]]>([
   ["mail", ['egress: "mail" is not a map; write { mode: "mail" } or { relay: ["198.51.100.7/32"] }']],
   [{}, ['egress: says nothing; write { mode: "mail" } or { relay: ["198.51.100.7/32"] }']],
   [{ mode: "opn" }, ['egress.mode: "opn" is not a mode; did you mean "open"?']],
-  [{ mode: ["mail"] }, ['egress.mode: ["mail"] is not a mode; did you mean "mail"?']],
+  [{ mode: ["mail"] }, ['egress.mode: ["mail"] is not a mode; known are open, mail']],
   [{ mod: "mail", mode: "mail" }, ['egress.mod: unknown key; did you mean "mode"?']],
 ])("refuses egress %j", (egress, expected) => {
   const faults = new Faults();
