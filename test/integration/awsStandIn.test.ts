@@ -480,7 +480,8 @@ describe("a managed prefix list that changes", () => {
   });
   const live = async (id: string) => {
     const { props } = await aws.read(id, LIST);
-    return { size: props.maxEntries, version: props.version, entries: (props.entries as object[]).length };
+    const { maxEntries: size, version, entries } = props as { maxEntries: number; version: number; entries: object[] };
+    return { size, version, entries: entries.length };
   };
 
   it.each([
@@ -508,7 +509,8 @@ describe("a managed prefix list that changes", () => {
 
   it("is previewed with a version that is known, unless its entries change", async () => {
     const made = await make(LIST, some(2));
-    const preview = async (news: object) => (await aws.update(made.id, LIST, made.outs, news, true)).outs.version;
+    const preview = async (news: object) =>
+      (await aws.update(made.id, LIST, made.outs, news, true)).outs.version as number | string;
     expect(await preview({ ...some(2), tags: { a: "b" } })).toBe(1);
     expect(await preview(some(3))).toBe(UNKNOWN);
   });
@@ -557,7 +559,7 @@ describe("an attachment to a network interface", () => {
 
   it("adds the group to those that are there, and takes it away again", async () => {
     const [own, first, second] = [await group(), await group(), await group()];
-    const { id: eni, detach } = await ec2.attach(own);
+    const { id: eni, ...attached } = await ec2.attach(own);
     const made = await Promise.all(
       [first, second].map((securityGroupId) => make(ATTACHMENT, { networkInterfaceId: eni, securityGroupId })),
     );
@@ -574,17 +576,17 @@ describe("an attachment to a network interface", () => {
     await Promise.all(made.map(({ id, outs }) => aws.delete(id, ATTACHMENT, outs)));
     expect(await groupsOf(eni)).toEqual([own]);
     expect((await aws.read(made[0]!.id, ATTACHMENT, made[0]!.outs)).id).toBe("");
-    await detach();
+    await attached.detach();
     await aws.delete(made[0]!.id, ATTACHMENT, made[0]!.outs); // an interface that is gone has no groups
   });
 
   it("cannot be taken away as the last", async () => {
     const own = await group();
-    const { id: eni, detach } = await ec2.attach(own);
+    const { id: eni, ...attached } = await ec2.attach(own);
     await expect(
       aws.delete(`${own}_${eni}`, ATTACHMENT, { networkInterfaceId: eni, securityGroupId: own }),
     ).rejects.toThrow("api error InvalidParameterCombination: No attributes specified.");
-    await detach();
+    await attached.detach();
   });
 
   it("is replaced for another interface, group or region", async () => {

@@ -527,11 +527,11 @@ export class AwsStandIn implements Provider {
 
   /** tf vpc_network_interface_sg_attachment.go: there is no call for one group, only for all of an interface. */
   private async attach(inputs: Props) {
-    const { networkInterfaceId: eni, securityGroupId: group, region } = inputs as Tags;
+    const { networkInterfaceId: eni, securityGroupId: group, region } = inputs;
     const client = this.client(region);
-    await this.alone(eni!, async () => {
-      const groups = await groupsOf(client, eni!);
-      if (groups.includes(group!))
+    await this.alone(eni, async () => {
+      const groups = await groupsOf(client, eni);
+      if (groups.includes(group))
         throw new Error(`EC2 Security Group (${group}) already attached to EC2 Network Interface (${eni})`);
       await client.modifyNetworkInterfaceAttribute({ NetworkInterfaceId: eni, Groups: [group!, ...groups] });
     }).catch((error: unknown) => {
@@ -541,10 +541,10 @@ export class AwsStandIn implements Provider {
   }
 
   private async detach(id: string, props: Props) {
-    const { networkInterfaceId: eni, securityGroupId: group, region } = props as Tags;
+    const { networkInterfaceId: eni, securityGroupId: group, region } = props;
     const client = this.client(region);
-    await this.alone(eni!, async () => {
-      const Groups = (await groupsOf(client, eni!)).filter((one) => one !== group);
+    await this.alone(eni, async () => {
+      const Groups = (await groupsOf(client, eni)).filter((one) => one !== group);
       // moto would keep the last one silently
       if (!Groups.length) throw new AwsError("InvalidParameterCombination", "No attributes specified.");
       await client.modifyNetworkInterfaceAttribute({ NetworkInterfaceId: eni, Groups });
