@@ -1,4 +1,8 @@
 // The security group by all its options, through the real engine, against the EC2 emulator.
+import { mkdtempSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join, resolve } from "node:path";
+
 import { startEc2, type Ec2 } from "../sandbox/ec2";
 import { startStack, type Config, type Stack } from "../sandbox/stack";
 import { failed, policy, succeeded } from "./example";
@@ -168,14 +172,38 @@ test("a group that exists gets the rules, and is still there when they are gone"
   const { GroupId: id } = await ec2.client.createSecurityGroup({
     ...{ GroupName: "older", Description: "made by hand", VpcId: vpcId },
   });
-  const all = { IpProtocol: "-1", IpRanges: [{ CidrIp: "0.0.0.0/0" }] };
+  const smtp = { IpProtocol: "tcp", FromPort: 25, ToPort: 25, IpRanges: [{ CidrIp: "0.0.0.0/0", Description: "mx" }] };
+  const echo = { IpProtocol: "icmp", FromPort: 8, ToPort: -1, IpRanges: [{ CidrIp: "0.0.0.0/0" }] };
+  const database = { IpProtocol: "tcp", FromPort: 3306, ToPort: 3307, IpRanges: [{ CidrIp: "10.0.0.0/8" }] };
+  await ec2.client.authorizeSecurityGroupIngress({ GroupId: id, IpPermissions: [smtp, echo, database] });
+  const before = await ec2.client.describeSecurityGroupRules({ Filters: [{ Name: "group-id", Values: [id!] }] });
+  const file = join(mkdtempSync(join(tmpdir(), "group-")), "rules.json");
+  writeFileSync(file, JSON.stringify(before));
   const stack = await started({ aws: { securityGroupId: id } });
-  // AWS gave it a rule that the policy wants, too.
-  expect(failed(await stack.up("--skip-preview"))).toContain("InvalidPermission.Duplicate");
-  await ec2.client.revokeSecurityGroupEgress({ GroupId: id, IpPermissions: [all] });
-  succeeded(await stack.up("--skip-preview"));
+  const imports = () => stack.execute("node", resolve("dist/cli/main.js"), "import", "--group-rules", file);
+  const shell = async (line: string) => succeeded(await stack.execute("sh", "-c", line));
+
+  // Nothing has been deployed: it says what to do, which makes no rule.
+  const [, first] = /let (pulumi up .*) make it/.exec(failed(await imports()))!;
+  await shell(`${first} --yes --skip-preview`);
+  expect(await admitted(id!)).toHaveLength(5);
+
+  const output = succeeded(await imports());
+  const commands = output.split("\n").filter((line) => line.startsWith("pulumi import "));
+  expect(commands).toHaveLength(4); // smtp, echo, and AWS's own two of what may be sent
+  expect(output).toMatch(
+    /^# not in the policy, and stays as it is: sgr-[0-9a-f]+: ingress tcp\/3306-3307 from 10\.0\.0\.0\/8$/m,
+  );
+  for (const line of commands) await shell(line);
+  expect(succeeded(await imports())).not.toContain("pulumi import");
+
+  const calls = await called(stack, { aws: { securityGroupId: id } });
+  expect(new Set(calls)).toEqual(new Set(["AuthorizeSecurityGroupIngress", "ModifySecurityGroupRules"]));
   expect(await groupOf(stack)).toBe(id);
-  expect(await admitted(id!)).toContain("egress -1 * 0.0.0.0/0");
+  expect(succeeded(await stack.preview("--diff"))).not.toMatch(/^ +[~+-] /m);
+  const after = await ec2.client.describeSecurityGroupRules({ Filters: [{ Name: "group-id", Values: [id!] }] });
+  const ids = (found: typeof before) => found.SecurityGroupRules!.map((rule) => rule.SecurityGroupRuleId);
+  expect(ids(after)).toEqual(expect.arrayContaining(ids(before)));
   succeeded(await stack.destroy());
-  expect(await admitted(id!)).toEqual([]);
+  expect(await admitted(id!)).toEqual(["ingress tcp 3306 10.0.0.0/8"]);
 });

@@ -749,6 +749,7 @@ function serve(standIn: AwsStandIn) {
   const { main } = load("@pulumi/pulumi/provider/server") as { main: (p: Provider, args: string[]) => Promise<void> };
   const inSdk = createRequire(load.resolve("@pulumi/pulumi/package.json"));
   const messages = inSdk("./proto/provider_pb.js") as typeof Messages;
+  const { Struct } = inSdk("google-protobuf/google/protobuf/struct_pb.js") as { Struct: typeof Struct_ };
   const grpc = inSdk("@grpc/grpc-js") as {
     Server: { prototype: { addService(service: unknown, server: Props): void } };
   };
@@ -794,8 +795,11 @@ function serve(standIn: AwsStandIn) {
   prototype.addService = function (service, server) {
     for (const method of ["create", "update", "read"]) {
       const original = server[method] as Handler;
-      server[method] = (call: Call<never>, reply: Reply<never>) =>
-        original.call({ provider: forCall(call) }, call, reply);
+      server[method] = (call: Call<never>, reply: Reply<never>) => {
+        const request = call.request as Messages.ReadRequest;
+        if (method === "read" && !request.getProperties()) request.setProperties(new Struct()); // an import has none
+        return original.call({ provider: forCall(call) }, call, reply);
+      };
     }
     addService.call(this, service, Object.assign(server, { checkConfig, configure }));
   };
