@@ -1,4 +1,5 @@
 import type { GroupRule } from "../components/cloud/groupRules";
+import { quote } from "./ask";
 import type { State } from "./state";
 
 /**
@@ -38,6 +39,8 @@ export function readLiveRules(text: string, groupId: string): LiveRule[] {
   const other = rules.find((rule) => rule.GroupId !== groupId);
   if (other)
     throw new Error(`this file has rules of ${other.GroupId}, and the stack's aws.securityGroupId is ${groupId}`);
+  const odd = rules.find((rule) => !/^sgr-[0-9a-f]+$/.test(rule.SecurityGroupRuleId));
+  if (odd) throw new Error(`${JSON.stringify(odd.SecurityGroupRuleId)} in this file is not the id of a rule`);
   return rules;
 }
 
@@ -74,14 +77,16 @@ export function planImport(
     if (match && known.has(id)) continue;
     if (!match) {
       const what = IpProtocol === "-1" ? "all" : `${IpProtocol}/${[...new Set([FromPort, ToPort])].join("-")}`;
-      const said = Description === undefined ? "" : ` (${Description.replace(/[^\x20-\x7e]/g, "?")})`;
-      others.push(`${id}: ${direction} ${what} ${IsEgress ? "to" : "from"} ${source}${said}`);
+      const said = Description === undefined ? "" : ` (${Description})`;
+      others.push(
+        `${id}: ${direction} ${what} ${IsEgress ? "to" : "from"} ${source}${said}`.replace(/[^\x20-\x7e]/g, "?"),
+      );
       continue;
     }
     const kind = IsEgress ? "EgressRule" : "IngressRule";
     commands.push(
-      `pulumi import aws:vpc/securityGroup${kind}:SecurityGroup${kind} '${group}-${match.name}' ${id} ` +
-        `--parent '${group}=${urn}' --protect=false --generate-code=false --yes`,
+      `pulumi import aws:vpc/securityGroup${kind}:SecurityGroup${kind} ${quote(`${group}-${match.name}`)} ${id} ` +
+        `--parent ${quote(`${group}=${urn}`)} --protect=false --generate-code=false --yes`,
     );
   }
   return { commands, others };
