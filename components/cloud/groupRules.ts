@@ -3,16 +3,16 @@ import type { Faults } from "../policy/faults";
 import { isPublic, text, type Policy, type Rule } from "../policy/policy";
 
 /**
- * What only the cloud does, be it the group or AWS by itself, each with its reason. It is an output and no log line: shown when
- * the group is created and when it changes, and silent in the previews between.
+ * What only the cloud does, be it the group or AWS by itself, each with its reason. It is an output and no log line:
+ * shown when the group is created and when it changes, and silent in the previews between.
  *
  * - Outbound traffic: an egress that is not open.
- * - Outbound mail: "Amazon EC2 restricts traffic on port 25 of all instances by default"; a form lifts that for an account in a
- *   region. Source: Amazon EC2 User Guide, "Amazon EC2 service quotas".
- * - Idle connections: a flow is not tracked where its rule names everyone and the other direction lets all pass; one that is
- *   tracked is forgotten after 350 s of silence on Nitro v6 instances, elsewhere after 5 days. Source: Amazon EC2 User Guide,
- *   "Security group connection tracking". A client in IMAP IDLE may be silent for 29 minutes (RFC 2177); Dovecot says something
- *   every 2 (imap_idle_notify_interval).
+ * - Outbound mail: "Amazon EC2 restricts traffic on port 25 of all instances by default"; a form lifts that for an
+ *   account in a region. Source: Amazon EC2 User Guide, "Amazon EC2 service quotas".
+ * - Idle connections: a flow is not tracked where its rule names everyone and the other direction lets all pass; one
+ *   that is tracked is forgotten after 350 s of silence on Nitro v6 instances, elsewhere after 5 days. Source: Amazon
+ *   EC2 User Guide, "Security group connection tracking". A client in IMAP IDLE may be silent for 29 minutes (RFC
+ *   2177); Dovecot says something every 2 (imap_idle_notify_interval).
  */
 export function cloudOnly({ services, egress }: Policy): Record<string, string> {
   const restricted = egress.mode !== "open";
@@ -39,12 +39,15 @@ export interface PrefixList {
   /** The arguments of an `aws.ec2.ManagedPrefixList`. */
   readonly args: {
     readonly addressFamily: "IPv4" | "IPv6";
-    /** Without descriptions: the provider cannot change one (terraform-provider-aws #43528), and one list has several services. */
+    /**
+     * Without descriptions: the provider cannot change one (terraform-provider-aws #43528), and one list has several
+     * services.
+     */
     readonly entries: readonly { readonly cidr: string }[];
     /**
-     * As many as there are entries: this number, not the entries, is the weight of a rule that refers to the list, so that each
-     * spare one would cost a rule in every one of them. It grows and shrinks in place like the entries, and what it grows to is
-     * checked before. Source: Amazon VPC User Guide, "Customer-managed prefix lists", and quotas.
+     * As many as there are entries: this number, not the entries, is the weight of a rule that refers to the list, so
+     * that each spare one would cost a rule in every one of them. It grows and shrinks in place like the entries, and
+     * what it grows to is checked before. Source: Amazon VPC User Guide, "Customer-managed prefix lists", and quotas.
      */
     readonly maxEntries: number;
   };
@@ -53,8 +56,9 @@ export interface PrefixList {
 /** The arguments of one `aws.vpc.SecurityGroupIngressRule` or `SecurityGroupEgressRule`. */
 export interface GroupRule {
   /**
-   * The logical name, made of the tuple by which AWS tells rules apart (direction, protocol, ports, source) and of nothing
-   * else: Pulumi creates before it deletes, so a rule under a new name with the old content would be refused as a duplicate.
+   * The logical name, made of the tuple by which AWS tells rules apart (direction, protocol, ports, source) and of
+   * nothing else: Pulumi creates before it deletes, so a rule under a new name with the old content would be refused as
+   * a duplicate.
    */
   readonly name: string;
   readonly direction: "ingress" | "egress";
@@ -68,24 +72,30 @@ export interface GroupRule {
     readonly cidrIpv6?: string;
     readonly description: string;
   };
-  /** The source, where it is no CIDR: the rule's `prefixListId` is the id of this list. Rules that share one hold the same object. */
+  /**
+   * The source, where it is no CIDR: the rule's `prefixListId` is the id of this list. Rules that share one hold the
+   * same object.
+   */
   readonly list?: PrefixList;
 }
 
 /**
- * Rules per direction and family of one security group: AWS's default quota, counted for IPv4 and IPv6 apart; a prefix list counts
- * as its `maxEntries`.
+ * Rules per direction and family of one security group: AWS's default quota, counted for IPv4 and IPv6 apart; a prefix
+ * list counts as its `maxEntries`.
  *
  * Source: Amazon VPC quotas, "Inbound or outbound rules per security group".
  */
 export const quota = 60;
 
-/** The most that AWS raises the quota to: it, times the groups of a network interface, cannot exceed this. Source: the same. */
+/**
+ * The most that AWS raises the quota to: it, times the groups of a network interface, cannot exceed this. Source: the
+ * same.
+ */
 export const highestQuota = 1000;
 
 /**
- * The rules of a policy as a security group takes them: one source each, or, with `prefixLists`, one list of sources where there
- * are two networks or more of one family. Services with the same networks share their list.
+ * The rules of a policy as a security group takes them: one source each, or, with `prefixLists`, one list of sources
+ * where there are two networks or more of one family. Services with the same networks share their list.
  */
 export function groupRules(rules: readonly Rule[], { prefixLists = false } = {}): GroupRule[] {
   if (!prefixLists) return rules.map((rule) => groupRule(rule));

@@ -157,8 +157,9 @@ export class MailSecurityGroup extends pulumi.ComponentResource {
 
     const found = groupRules(rules(policy), { prefixLists: args.prefixLists === true });
     const made = found.filter(({ list }) => list === undefined).map((rule) => ruleIn(rule, {}));
-    // A list is named after the first rule that refers to it, so a rule that ceases to share it goes to a later one, or to a rule
-    // of its own. Those come first, or the old list would for a moment lack what that rule should still let in.
+    // A list is named after the first rule that refers to it, so a rule that ceases to share it goes to a later one, or to a
+    // rule of its own. Those come first, or the old list would for a moment lack what that rule should still let in. What is
+    // deleted, Pulumi deletes last: a rule that goes for good still lets in what its list gains in the same update.
     for (const list of [...new Set(found.flatMap(({ list }) => list ?? []))].reverse()) {
       const { entries, ...more } = list.args;
       const { id: prefixListId } = new ManagedPrefixList(
