@@ -28,10 +28,19 @@ export function policyInputs(policy: Policy, opts: pulumi.ComponentResourceOptio
   return showsPolicy(policy, opts) ? { exposure: exposure(policy) } : {};
 }
 
-/** Says what is unusual about a policy, where it is shown. */
-export function warn(component: pulumi.Resource, policy: Policy, opts: pulumi.ComponentResourceOptions | undefined) {
+/**
+ * Says what is unusual about a policy, where it is shown.
+ *
+ * @param group whether the component has a security group.
+ */
+export function warn(
+  component: pulumi.Resource,
+  policy: Policy,
+  group: boolean,
+  opts: pulumi.ComponentResourceOptions | undefined,
+) {
   if (!showsPolicy(policy, opts)) return;
-  for (const warning of warnings(policy)) void pulumi.log.warn(warning, component);
+  for (const warning of warnings(policy, group)) void pulumi.log.warn(warning, component);
 }
 
 function showsPolicy(policy: Policy, opts: pulumi.ComponentResourceOptions | undefined): boolean {

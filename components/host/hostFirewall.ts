@@ -30,7 +30,7 @@ export class HostFirewall extends pulumi.ComponentResource {
   constructor(name: string, args: HostFirewallArgs, opts?: pulumi.ComponentResourceOptions) {
     const { policy, settings } = readHostFirewall(name, args);
     super("mail-firewall:index:HostFirewall", name, { host: args.host, ...policyInputs(policy, opts) }, opts);
-    warn(this, policy, opts);
+    warn(this, policy, false, opts);
     for (const warning of hostWarnings(settings, rules(policy))) void pulumi.log.warn(warning, this);
 
     for (const warning of connectionWarnings(name, args)) void pulumi.log.warn(warning, this);
