@@ -1,6 +1,8 @@
 #!/usr/bin/env node
 // `mail-firewall status`: asks every host of a stack how it differs from what was deployed to it.
-// `mail-firewall import`: says how a stack adopts the rules of a security group that exists. Neither changes anything.
+// `mail-firewall import`: says how a stack adopts the rules of a security group that exists.
+// `mail-firewall compare`: says what a live host admits and a live security group does not, or the other way round.
+// None of them changes anything.
 import { spawn, spawnSync } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -13,6 +15,7 @@ import { deployedHosts, type State } from "./state";
 
 const usage = `usage: mail-firewall status [--stack NAME] [--cwd FOLDER] [--json] [HOST...]
        mail-firewall import --group-rules FILE [--name mail] [--stack NAME] [--cwd FOLDER]
+       mail-firewall compare --iptables FILE [--ip6tables FILE] --group-rules FILE [--prefix-lists FILE] [--interface NAME]
 
 status reads the stack's state (pulumi stack export --show-secrets), and runs mail-firewall status over SSH on each host,
 or on those that are named. Needs pulumi and OpenSSH's ssh (8.4 or newer).
@@ -20,7 +23,11 @@ or on those that are named. Needs pulumi and OpenSSH's ssh (8.4 or newer).
 import prints the commands by which the stack adopts the rules of the group in its aws.securityGroupId, and names those that
 its policy does not want. FILE is what aws ec2 describe-security-group-rules --filters Name=group-id,Values=sg-... prints.
 
-Exit code of status 0: all is as deployed; 3: something differs; 1: a host could not be asked; 64: this text`;
+compare says what new connections a host admits and a group does not, and the other way round. Its files are what iptables-save
+and ip6tables-save print on the host, and aws ec2 describe-security-group-rules, and, where the group names prefix lists, a
+JSON map of their ids to lists of networks. NAME is the host's interface to the world.
+
+Exit code of status and compare 0: all is as deployed, or alike; 3: something differs; 1: it could not be told; 64: this text`;
 
 async function main(): Promise<number> {
   const { values, positionals } = parseArgs({
@@ -29,6 +36,10 @@ async function main(): Promise<number> {
       cwd: { type: "string", short: "C" },
       json: { type: "boolean", default: false },
       "group-rules": { type: "string" },
+      iptables: { type: "string" },
+      ip6tables: { type: "string" },
+      "prefix-lists": { type: "string" },
+      interface: { type: "string" },
       name: { type: "string", default: "mail" },
       help: { type: "boolean", short: "h", default: false },
     },
@@ -41,6 +52,14 @@ async function main(): Promise<number> {
   }
   if (verb === "import" && values["group-rules"] !== undefined && wanted.length === 0) {
     return printImports(values["group-rules"], values.name, values);
+  }
+  if (
+    verb === "compare" &&
+    values.iptables !== undefined &&
+    values["group-rules"] !== undefined &&
+    wanted.length === 0
+  ) {
+    return printDifferences({ ...values, iptables: values.iptables, groupRules: values["group-rules"] });
   }
   if (verb !== "status") {
     console.error(usage);
@@ -121,6 +140,29 @@ async function printImports(file: string, name: string, at: Place): Promise<numb
   for (const line of commands) console.log(line);
   for (const line of others) console.log(`# not in the policy, and stays as it is: ${line}`);
   return 0;
+}
+
+interface Files {
+  readonly iptables: string;
+  readonly ip6tables?: string | undefined;
+  readonly groupRules: string;
+  readonly "prefix-lists"?: string | undefined;
+  readonly interface?: string | undefined;
+}
+
+async function printDifferences(files: Files): Promise<number> {
+  const { compareLive } = await import("../components/compare.js");
+  const text = (file: string | undefined) => (file === undefined ? undefined : readFileSync(file, "utf8"));
+  const prefixLists = text(files["prefix-lists"]);
+  const found = compareLive({
+    iptables: readFileSync(files.iptables, "utf8"),
+    ip6tables: text(files.ip6tables),
+    groupRules: readFileSync(files.groupRules, "utf8"),
+    prefixLists: prefixLists === undefined ? undefined : (JSON.parse(prefixLists) as Record<string, string[]>),
+    interface: files.interface,
+  });
+  console.log(found.length > 0 ? found.join("\n") : "host and group admit the same");
+  return found.length > 0 ? 3 : 0;
 }
 
 interface Place {

@@ -1,4 +1,5 @@
 export { MailSecurityGroup, type AwsArgs, type MailSecurityGroupArgs } from "./cloud/securityGroup";
+export { compareLive, type Live } from "./compare";
 export type { BastionArgs, HostArgs } from "./host/hostArgs";
 export type { HostOptions } from "./host/hostOptions";
 export { HostFirewall, type HostFirewallArgs } from "./host/hostFirewall";
