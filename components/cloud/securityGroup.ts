@@ -6,6 +6,7 @@ import * as pulumi from "@pulumi/pulumi";
 import { policyInputs, warn } from "../declared";
 import { Faults, isPlain, isRecord, join, report, show } from "../policy/faults";
 import { policyKeys, readPolicy, rules, type Policy, type PolicyArgs } from "../policy/policy";
+import { speak } from "../spoken";
 import { checkQuota, groupRules } from "./groupRules";
 
 /** Where the security group goes. */
@@ -38,6 +39,8 @@ export interface MailSecurityGroupArgs extends PolicyArgs, AwsArgs {}
 export class MailSecurityGroup extends pulumi.ComponentResource {
   /** The group's id. Whatever uses it waits until all rules are there, so that nothing starts behind an empty group. */
   public readonly securityGroupId: pulumi.Output<string>;
+  /** Service → who can reach it, such as `imaps` → `tcp/993: public`. Undefined where a `MailFirewall` above says it. */
+  public readonly exposure: pulumi.Output<Record<string, string>> | undefined;
 
   /**
    * @param name The _unique_ name of this component.
@@ -46,7 +49,8 @@ export class MailSecurityGroup extends pulumi.ComponentResource {
    */
   constructor(name: string, args: MailSecurityGroupArgs, opts?: pulumi.ComponentResourceOptions) {
     const policy = readGroupPolicy(name, args);
-    super("mail-firewall:index:MailSecurityGroup", name, policyInputs(policy, opts), opts);
+    const inputs = policyInputs(policy, opts);
+    super("mail-firewall:index:MailSecurityGroup", name, inputs, opts);
     warn(this, policy, opts);
 
     // Without a name, so that a replacement can be created before the old group goes; the description never changes, because
@@ -61,7 +65,12 @@ export class MailSecurityGroup extends pulumi.ComponentResource {
     this.securityGroupId = pulumi
       .all([group.id, pulumi.all(groupRuleResources.map((rule) => rule.urn))])
       .apply(([id]) => id);
-    this.registerOutputs({ securityGroupId: this.securityGroupId });
+    this.exposure = inputs.exposure && pulumi.output(inputs.exposure);
+    this.registerOutputs({
+      securityGroupId: this.securityGroupId,
+      ...(inputs.exposure && { exposure: this.exposure }),
+    });
+    if (inputs.exposure) speak(this, name, { policy });
   }
 }
 

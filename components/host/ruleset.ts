@@ -33,6 +33,15 @@ export function hostOnly(settings: HostSettings): Record<string, string> {
   };
 }
 
+/** What a host enforces otherwise than is common. */
+export function otherwise(
+  common: Readonly<Record<string, string>>,
+  own: Readonly<Record<string, string>>,
+): Record<string, string> {
+  const keys = [...new Set([...Object.keys(common), ...Object.keys(own)])].filter((key) => own[key] !== common[key]);
+  return Object.fromEntries(keys.map((key) => [key, own[key] ?? "not on this host"]));
+}
+
 /**
  * Traffic to the host comes through `in`, traffic to the ports that containers publish through `forwarded`: Docker turns it
  * around to the container before it would come to INPUT. Both ask `open`, which gives back (RETURN) what the policy names, and
