@@ -100,7 +100,13 @@ export class MailFirewall extends pulumi.ComponentResource {
       hostOnly: this.hostOnly,
       cloudOnly: this.cloudOnly,
     });
-    if (inputs.exposure) speak(this, name, { policy, hostOnly: onlyHosts });
+    if (inputs.exposure) {
+      speak(this, name, {
+        policy,
+        hostOnly: onlyHosts,
+        parts: { hosts: Object.keys(hosts), group: group !== undefined },
+      });
+    }
   }
 
   /**

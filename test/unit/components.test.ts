@@ -58,8 +58,7 @@ async function run<T>(
         return { id: known ? `${args.name}-id` : undefined, state: args.inputs as object };
       },
       call: ({ token, inputs }) => {
-        if (token === "pulumi:pulumi:readStackResourceOutputs" && preview && state)
-          return state(inputs as object as never);
+        if (token === "pulumi:pulumi:readStackResourceOutputs" && state) return state(inputs as object as never);
         throw new Error(`no mock for ${token}`);
       },
     },
@@ -545,16 +544,31 @@ describe("what changes, in words", () => {
   const unknown =
     "mail: the state does not say what was reachable before (an update that failed, or another version); what will be:";
   const none = ["mail: no change in what is reachable"];
+  const parts = { hosts: { mx1: "confirmed 12ab" }, securityGroupId: "sg-1" };
 
   test.each<[string, Record<string, unknown>, string[]]>([
     ["a stack that is new", { outputs: {} }, reachable],
-    ["a former self that is like it", { outputs: state({ exposure: exposure({}), hostOnly: usual }) }, none],
+    ["a former self that is like it", { outputs: state({ exposure: exposure({}), hostOnly: usual, ...parts }) }, none],
     [
       "a former self that was not",
-      { outputs: state({ exposure: exposure({ imaps: "tcp/993: closed" }), hostOnly: { ...usual, "a key": "b: c" } }) },
+      {
+        outputs: state({
+          ...{ ...parts, exposure: exposure({ imaps: "tcp/993: closed" }), hostOnly: { ...usual, "a key": "b: c" } },
+        }),
+      },
       [
         "mail: imaps (tcp/993): now reachable from everywhere, IPv4 and IPv6",
         "mail: only on hosts, no longer a key: b",
+      ],
+    ],
+    [
+      "one with other parts",
+      { outputs: state({ exposure: exposure({ pop3: "tcp/110: public" }), hostOnly: usual, hosts: { mx2: "" } }) },
+      [
+        "mail: host mx2 is no longer part of this firewall",
+        "mail: pop3 (tcp/110): no longer reachable from anywhere (closed)",
+        "mail: host mx1 is now part of this firewall",
+        "mail: the security group is now part of this firewall",
       ],
     ],
     ["an update that failed, which leaves no outputs", { outputs: state({}) }, [unknown, ...reachable]],
@@ -582,15 +596,11 @@ describe("what changes, in words", () => {
     expect(where(resources)).toContain("MailFirewall > MailSecurityGroup mail");
   });
 
-  test("the update itself asks nothing, and says nothing: its own outputs are gone by then", async () => {
-    const asked: unknown[] = [];
+  test("the update itself says nothing: its own outputs are gone by then", async () => {
     const { said } = await run(() => new MailFirewall("mail", { ...policy, aws: { vpcId } }), {
-      state: (inputs) => {
-        asked.push(inputs);
-        return { outputs: {} };
-      },
+      state: () => ({ outputs: {} }),
     });
-    expect([said, asked]).toEqual([[], []]);
+    expect(said).toEqual([]);
   });
 
   test("a host and a group alone register what they say next time, below a firewall they do not", async () => {
