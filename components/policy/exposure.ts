@@ -43,11 +43,11 @@ export function exposure(policy: Policy): Record<string, string> {
 /** Pulumi cuts lines of a preview at 150 characters, of which a dozen or two are the indentation and the service's name. */
 const longest = 120;
 
-/** Many networks stand one a line, without commas, so that an added one is one added line in a preview. */
+/** Many networks stand one a line, each of them whole, so that an added one, also the last, is one added line in a preview. */
 function print({ protocol, ports, sources }: Exposed): string {
   const head = `${protocol}/${ports.join(",")}:`;
   const line = `${head} ${text(sources)}`;
-  return line.length <= longest ? line : [head, ...sources.map((source) => source.text)].join("\n");
+  return line.length <= longest ? line : [head, ...sources.map((source) => source.text), ""].join("\n");
 }
 
 /**
@@ -60,9 +60,9 @@ export function readExposure(texts: unknown): Exposed[] | undefined {
   const found: Exposed[] = [];
   const seen = new Set<string>();
   for (const [name, line] of Object.entries(texts)) {
-    const match = typeof line === "string" ? /^(tcp|udp)\/([1-9][\d,]*):[ \n]([^]+)$/.exec(line) : null;
+    const match = typeof line === "string" ? /^(tcp|udp)\/([1-9][\d,]*):(?: ([^\n]+)|\n([^]+)\n)$/.exec(line) : null;
     const ports = match?.[2]!.split(",").map(Number) ?? [];
-    const sources = match && readSources(match[3]!);
+    const sources = match && readSources(match[3] ?? match[4]!);
     if (!sources) return undefined;
     const protocol = match[1] as "tcp" | "udp";
     for (const port of ports) {

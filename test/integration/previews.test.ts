@@ -1,7 +1,10 @@
 // What reviewers read, from the real engine: each preview is compared with a text under previews/, which a person has read.
 // After a change that is meant, write them anew with MAILFW_PREVIEWS=write, and read the difference.
-import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
+
+import { parse } from "yaml";
 
 import { startEc2, type Ec2 } from "../sandbox/ec2";
 import { operatorKey, startMailHost, type MailHost } from "../sandbox/host";
@@ -139,6 +142,39 @@ describe("of a stack that is deployed", () => {
   ])("%s", async (name, change, ways) => {
     stack.configure({ ...config, ...change() });
     await previews(name, ...ways);
+  });
+
+  test("the workflow of pull requests separates the words from the resources, and tells a failure", async () => {
+    const workflow = parse(readFileSync(".github/workflows/preview.yml", "utf8")) as {
+      jobs: { preview: { steps: { id?: string; run?: string }[] } };
+    };
+    const { run } = workflow.jobs.preview.steps.find(({ id }) => id === "preview")!;
+    const folder = mkdtempSync(join(tmpdir(), "runner-"));
+    const review = async () => {
+      const environment = [`RUNNER_TEMP=${folder}`, `GITHUB_OUTPUT=${folder}/output`, "STACK=test"];
+      const ended = await stack.execute("env", ...environment, "bash", "-e", "-c", run!);
+      const [words, diff, output] = ["words", "diff", "output"].map((name) =>
+        readFileSync(join(folder, name), "utf8"),
+      ) as [string, string, string];
+      expect(ended).toMatchObject({ code: 0, stdout: words + diff, stderr: "" });
+      rmSync(join(folder, "output"));
+      return { words, diff, output };
+    };
+
+    stack.configure({ ...config, services: { ...services, imaps: "public" } });
+    const { words, diff, output } = await review();
+    expect(words).toBe("mail: imaps (tcp/993): now reachable from everywhere, IPv4 and IPv6\n");
+    expect(diff).toMatch(/~ imaps +: "tcp\/993: closed" => "tcp\/993: public"[^]*Resources:/);
+    expect(output).toBe("failed=\n");
+    for (const line of operatorKey.privateKey.split("\n").filter((part) => part.length > 20)) {
+      expect(words + diff).not.toContain(line);
+    }
+
+    stack.configure({ ...config, services: { impas: "public" } });
+    const failed = await review();
+    expect(failed.words + failed.diff).toContain('unknown service; did you mean "imaps"?');
+    expect(failed.output).toBe("failed=yes\n");
+    rmSync(folder, { recursive: true });
   });
 
   test("a rename in the catalogue", async () => {

@@ -283,7 +283,7 @@ describe("an exposure read back", () => {
     expect(short).toBe(`tcp/143: ${many.slice(0, 8).join(", ")}`);
     expect(short.length).toBeLessThanOrEqual(120);
     const long = exposure(read(imap(...many, "fd12::/48"))).imap!;
-    expect(long).toBe(`tcp/143:\n${many.join("\n")}\nfd12::/48`);
+    expect(long).toBe(`tcp/143:\n${many.join("\n")}\nfd12::/48\n`);
     for (const policy of [read(imap(...many)), read(imap(...many.slice(0, 8)))]) {
       expect(readExposure(exposure(policy))).toEqual(exposed(policy));
     }
@@ -309,6 +309,7 @@ describe("an exposure read back", () => {
     ["host bits", { imap: "tcp/143: 10.0.0.1/8" }],
     ["words behind", { imap: "tcp/143: public (except 10.0.0.0/8)" }],
     ["a line break behind", { imap: "tcp/143: public\n" }],
+    ["a line without its end", { imap: "tcp/143:\n10.0.0.0/8" }],
     ["a port twice", { imap: "tcp/143: public", other: "tcp/143: closed" }],
     ["one line that is strange", { imap: "tcp/143: public", imaps: "?" }],
   ])("is refused as a whole: %s", (_, texts) => {
