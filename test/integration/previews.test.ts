@@ -177,6 +177,18 @@ describe("of a stack that is deployed", () => {
     rmSync(folder, { recursive: true });
   });
 
+  test("an update that failed, which leaves no outputs", async () => {
+    const state = await stack.export();
+    const edited = structuredClone(state);
+    const firewall = edited.deployment.resources!.find(({ type }) => type === "mail-firewall:index:MailFirewall")!;
+    delete firewall.outputs;
+    await stack.import(edited);
+    stack.configure(config);
+    await previews("after an update that failed", "");
+    succeeded(await stack.preview("--expect-no-changes"));
+    await stack.import(state);
+  });
+
   test("a rename in the catalogue", async () => {
     const state = await stack.export();
     const edited = JSON.stringify(state).replaceAll("mail from other servers", "what other servers send");
@@ -185,4 +197,19 @@ describe("of a stack that is deployed", () => {
     await previews("a description of the catalogue renamed", "", "--diff");
     await stack.import(state);
   });
+});
+
+test("an update can be held to a plan, in which is the engine's own provider that the preview has asked", async () => {
+  const group = await startStack({ env: ec2.env });
+  group.configure({ "aws:region": "eu-central-1", ...policy, aws: config.aws });
+  succeeded(await group.up("--skip-preview"));
+  const state = await group.export();
+  const others = state.deployment.resources!.filter(({ type }) => type !== "pulumi:providers:pulumi");
+  expect(others).toHaveLength(state.deployment.resources!.length - 1);
+  await group.import({ ...state, deployment: { ...state.deployment, resources: others } });
+  const folder = mkdtempSync(join(tmpdir(), "plan-"));
+  succeeded(await group.preview("--expect-no-changes", "--save-plan", join(folder, "plan")));
+  succeeded(await group.up("--skip-preview", "--plan", join(folder, "plan")));
+  rmSync(folder, { recursive: true });
+  group.remove();
 });
