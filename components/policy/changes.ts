@@ -1,4 +1,4 @@
-import type { Cidr, Family } from "./cidr";
+import { contains, type Cidr, type Family } from "./cidr";
 import type { Exposed } from "./exposure";
 import { everyone, type Sources } from "./policy";
 import { addressesOf, allPorts, both, everything, networks, protocol, without, type Region } from "./regions";
@@ -89,7 +89,7 @@ function gained(was: Sources, is: Sources): Difference {
     const until = was.length === 0 ? "" : ` (until now only from ${list(was.map(from))})`;
     return { everyone: true, words: `now reachable from ${list(is.map(from))}${until}` };
   }
-  const also = both(regions(is), regions(was)).length > 0 ? "also " : "";
+  const also = is.some((network) => meeting(network, was).length > 0) ? "also " : "";
   const terms = parts.map(({ network, pieces, rest }) => {
     if (pieces) return pieces.join(", ");
     const until = rest.length === 0 ? "" : ` (until now only from ${rest.join(", ")} of it)`;
@@ -122,12 +122,16 @@ function lost(was: Sources, is: Sources): Difference {
  * What of a network is not among others: all of it; the pieces, where they are few; else all but the rest that is among them.
  */
 function part(network: Cidr, others: Sources): { network: Cidr; pieces?: string[]; rest: string[] }[] {
-  const [one, them] = [regions([network]), regions(others)];
+  const [one, them] = [regions([network]), regions(meeting(network, others))];
   const pieces = texts(without(one, them));
   const rest = texts(both(one, them));
   if (pieces.length === 0) return [];
   return [rest.length === 0 || pieces.length > rest.length + 1 ? { network, rest } : { network, pieces, rest }];
 }
+
+/** Of networks, those that have an address in common with one: networks lie apart, or one in the other. */
+const meeting = (network: Cidr, others: Sources) =>
+  others.filter((other) => contains(network, other) || contains(other, network));
 
 const texts = (set: readonly Region[]) => set.flatMap(({ family, addresses }) => networks(family, addresses));
 

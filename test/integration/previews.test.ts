@@ -51,7 +51,10 @@ afterAll(async () => {
   stack?.remove();
 });
 
-/** A preview without what differs from run to run: ids, nonces, and the order of resources that wait for nothing. */
+/**
+ * A preview without what differs from run to run: ids, nonces, and the order of resources that wait for nothing. What is on
+ * standard error comes first; a terminal shows it beside the component.
+ */
 function readable(run: Run): string {
   succeeded(run);
   const text = normal.reduce((text, [from, to]) => text.replace(from, to), ordered(run.stdout));

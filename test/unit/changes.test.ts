@@ -42,6 +42,12 @@ describe("a change in words", () => {
     ],
     ["the same in two halves", ["10.0.0.0/9", "10.128.0.0/9"], ["10.0.0.0/8"], []],
     ["everywhere in halves", ["0.0.0.0/1", "128.0.0.0/1", "::/0"], ["public"], []],
+    [
+      "from networks to everywhere in halves",
+      ["10.20.0.0/16"],
+      ["0.0.0.0/1", "128.0.0.0/1", "::/0"],
+      [`now reachable from ${all} (until now only from 10.20.0.0/16)`],
+    ],
     ["twice as wide", ["10.0.0.0/9"], ["10.0.0.0/8"], ["now reachable also from 10.128.0.0/9"]],
     ["half as wide", ["10.0.0.0/8"], ["10.0.0.0/9"], ["no longer reachable from 10.128.0.0/9"]],
     [
@@ -110,8 +116,8 @@ describe("a change in words", () => {
     expect(said({ ...before, ssh: ["public"] }, { ...after, ssh: ["10.0.0.0/8"] }).slice(-4)[0]).toBe(
       "ssh (tcp/22): now reachable only from 10.0.0.0/8 (until now from everywhere, IPv4 and IPv6)",
     );
-    expect(said({}, { ssh: ["public"], services: { http: ["public"] } })[0]).toBe(
-      "ssh (tcp/22): now reachable from everywhere, IPv4 and IPv6 (until now only from 203.0.113.0/24)",
+    expect(said({ sshPorts: [2222] }, { sshPorts: [2222], ssh: ["public"], services: { http: ["public"] } })[0]).toBe(
+      "ssh (tcp/2222): now reachable from everywhere, IPv4 and IPv6 (until now only from 203.0.113.0/24)",
     );
   });
 
