@@ -2,7 +2,7 @@ import * as pulumi from "@pulumi/pulumi";
 
 import type { LogIn } from "./host/connection";
 import type { HostOptions, HostSettings } from "./host/hostOptions";
-import { hostOnly, otherwise } from "./host/ruleset";
+import { hostOnly, otherwise } from "./host/residue";
 import { exposure } from "./policy/exposure";
 import { warnings, type Policy, type PolicyArgs } from "./policy/policy";
 
@@ -43,10 +43,19 @@ export function hostOnlyBeside(
   return above.hosts.includes(name) ? undefined : otherwise(hostOnly(above.settings), hostOnly(settings));
 }
 
-/** Says what is unusual about a policy, where it is shown. */
-export function warn(component: pulumi.Resource, policy: Policy, opts: pulumi.ComponentResourceOptions | undefined) {
+/**
+ * Says what is unusual about a policy, where it is shown.
+ *
+ * @param group whether the component has a security group.
+ */
+export function warn(
+  component: pulumi.Resource,
+  policy: Policy,
+  group: boolean,
+  opts: pulumi.ComponentResourceOptions | undefined,
+) {
   if (!showsPolicy(policy, opts)) return;
-  for (const warning of warnings(policy)) void pulumi.log.warn(warning, component);
+  for (const warning of warnings(policy, group)) void pulumi.log.warn(warning, component);
 }
 
 function showsPolicy(policy: Policy, opts: pulumi.ComponentResourceOptions | undefined): boolean {

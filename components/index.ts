@@ -3,4 +3,4 @@ export type { BastionArgs, HostArgs } from "./host/hostArgs";
 export type { HostOptions } from "./host/hostOptions";
 export { HostFirewall, type HostFirewallArgs } from "./host/hostFirewall";
 export { MailFirewall, type MailFirewallArgs } from "./mailFirewall";
-export type { PolicyArgs, PortArgs } from "./policy/policy";
+export type { EgressArgs, PolicyArgs, PortArgs } from "./policy/policy";

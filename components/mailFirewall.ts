@@ -1,17 +1,19 @@
 import * as pulumi from "@pulumi/pulumi";
 
-import { cloudOnly } from "./cloud/groupRules";
+import { cloudOnly, cloudRule, groupRules } from "./cloud/groupRules";
 import { awsKeys, checkAws, MailSecurityGroup, type AwsArgs } from "./cloud/securityGroup";
 import { declared, policyInputs, warn } from "./declared";
+import { undeclared } from "./equivalence";
 import { logIn } from "./host/connection";
 import { checkReachable, readNamedHost, type HostArgs } from "./host/hostArgs";
 import { HostFirewall } from "./host/hostFirewall";
 import { hostOptionKeys, readHostOptions, type HostOptions, type HostSettings } from "./host/hostOptions";
 import { checkPrivateKey } from "./host/privateKey";
-import { hostOnly, otherwise } from "./host/ruleset";
+import { hostOnly, otherwise } from "./host/residue";
+import { ruleset } from "./host/ruleset";
 import { exposure } from "./policy/exposure";
 import { Faults, isRecord, join, report, show } from "./policy/faults";
-import { readPolicy, type Policy, type PolicyArgs } from "./policy/policy";
+import { readPolicy, rules, type Policy, type PolicyArgs } from "./policy/policy";
 import { speak } from "./spoken";
 
 /** The arguments of a {@link MailFirewall}. */
@@ -24,7 +26,7 @@ export interface MailFirewallArgs extends PolicyArgs {
   sshPrivateKey?: pulumi.Input<string>;
   /** Passphrase of `sshPrivateKey`, where it has one. */
   sshPrivateKeyPassword?: pulumi.Input<string>;
-  /** Where the security group goes. Without it, there is none. */
+  /** Where the security group goes, and how it is made. Without it, there is none. */
   aws?: AwsArgs;
 }
 
@@ -32,6 +34,7 @@ export const firewallKeys = [
   "services",
   "ssh",
   "ports",
+  "egress",
   "host",
   "hosts",
   "sshPrivateKey",
@@ -52,7 +55,7 @@ export class MailFirewall extends pulumi.ComponentResource {
   public readonly hosts: pulumi.Output<Record<string, string>>;
   /** What only the hosts enforce, each with the reason; where a host of `args.hosts` differs, below `name: `. */
   public readonly hostOnly: pulumi.Output<Record<string, string>>;
-  /** What only the security group enforces, each with the reason. */
+  /** What only the security group enforces, and AWS by itself, each with the reason. Empty without `aws`. */
   public readonly cloudOnly: pulumi.Output<Record<string, string>>;
 
   /**
@@ -65,13 +68,14 @@ export class MailFirewall extends pulumi.ComponentResource {
     faults.unknownKeys(args, ["sshPorts", ...firewallKeys], "");
     const { policy, settings, hostSettings } = readFirewall(args, "", faults);
     if (faults.list.length > 0) throw new pulumi.RunError(report(`MailFirewall "${name}"`, faults.list));
+    if (args.aws) for (const one of [settings, ...Object.values(hostSettings)]) prove(name, policy, one, args.aws);
     const inputs = policyInputs(policy, opts);
     super("mail-firewall:index:MailFirewall", name, inputs, opts);
-    warn(this, policy, opts);
+    warn(this, policy, args.aws !== undefined, opts);
 
-    const { services = {}, ssh, ports = {}, hosts = {}, aws } = args;
+    const { services = {}, ssh, ports = {}, egress = { mode: "open" }, hosts = {}, aws } = args;
     // Copies: whoever changes the originals later must not change what addHost deploys.
-    const policyArgs = structuredClone({ services, ssh, ports, sshPorts: [...policy.sshPorts] });
+    const policyArgs = structuredClone({ services, ssh, ports, egress, sshPorts: [...policy.sshPorts] });
     const { sshPrivateKey: privateKey, sshPrivateKeyPassword: privateKeyPassword } = args;
     const host = structuredClone(args.host ?? {});
     declared.set(this, {
@@ -92,7 +96,7 @@ export class MailFirewall extends pulumi.ComponentResource {
     this.hosts = pulumi.output(Object.fromEntries(deployed.map(([key, { status }]) => [key, status])));
     const onlyHosts = hostOnlyOf(settings, hostSettings);
     this.hostOnly = pulumi.output(onlyHosts);
-    this.cloudOnly = pulumi.output({ ...cloudOnly });
+    this.cloudOnly = pulumi.output(aws ? cloudOnly(policy) : {});
     this.registerOutputs({
       exposure: this.exposure,
       securityGroupId: this.securityGroupId,
@@ -136,6 +140,30 @@ export class MailFirewall extends pulumi.ComponentResource {
       { parent: this, ...opts },
     );
   }
+}
+
+/**
+ * Holds the rules that a host will get against those that the security group will get.
+ *
+ * @throws a RunError that says what they would admit otherwise than each other, beyond the declared residue.
+ */
+function prove(name: string, policy: Policy, settings: HostSettings, { prefixLists }: AwsArgs): void {
+  const all = rules(policy);
+  const found = undeclared({
+    rulesets: { 4: ruleset(all, 4, name, settings), 6: ruleset(all, 6, name, settings) },
+    settings,
+    sshPorts: policy.sshPorts,
+    groupRules: groupRules(all, { prefixLists }).map(cloudRule),
+    outbound: all.filter(({ direction }) => direction === "out"),
+    cloudOnly: Object.keys(cloudOnly(policy)),
+  });
+  if (found.length === 0) return;
+  throw new pulumi.RunError(
+    [
+      `MailFirewall "${name}": its hosts and its security group would differ, which is a fault of mail-firewall; nothing was touched`,
+      ...found.map((line) => `  ${line}`),
+    ].join("\n"),
+  );
 }
 
 /** What all hosts enforce by the common settings, and what single hosts enforce otherwise. */

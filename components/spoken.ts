@@ -1,7 +1,7 @@
 import * as pulumi from "@pulumi/pulumi";
 
 import { defaultSettings } from "./host/hostOptions";
-import { hostOnly as hostOnlyOf } from "./host/ruleset";
+import { hostOnly as hostOnlyOf } from "./host/residue";
 import { changes, hostChanges, reachable } from "./policy/changes";
 import { exposed, readExposure } from "./policy/exposure";
 import { isRecord } from "./policy/faults";

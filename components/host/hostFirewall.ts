@@ -36,7 +36,7 @@ export class HostFirewall extends pulumi.ComponentResource {
     const { policy, settings } = readHostFirewall(name, args);
     const { exposure } = policyInputs(policy, opts);
     super("mail-firewall:index:HostFirewall", name, { host: args.host, ...(exposure && { exposure }) }, opts);
-    warn(this, policy, opts);
+    warn(this, policy, false, opts);
     for (const warning of hostWarnings(settings, rules(policy))) void pulumi.log.warn(warning, this);
 
     for (const warning of connectionWarnings(name, args)) void pulumi.log.warn(warning, this);

@@ -1,46 +1,6 @@
-import type { Cidr, Family } from "../policy/cidr";
+import type { Family } from "../policy/cidr";
 import type { Rule } from "../policy/policy";
 import { addressesOf, defaultSettings, isService, type HostSettings, type LogPort } from "./hostOptions";
-
-/**
- * What a host enforces and a security group cannot say, each with its reason: what the rules of {@link ruleset} do beside the
- * policy.
- */
-export function hostOnly(settings: HostSettings): Record<string, string> {
-  const { externalInterface, externalAddress, trustedInterfaces, trustedNetworks, logging } = settings;
-  const list = (networks: readonly Cidr[]) => networks.map((network) => network.text).join(", ");
-  const hosts = (networks: readonly Cidr[]) => list(networks).replace(/\/(32|128)\b/g, "");
-  return {
-    loopback: "accepted: it never leaves the host",
-    "invalid or spoofed packets":
-      "dropped: a security group knows no connection-tracking state INVALID, and no loopback",
-    "neighbour discovery and DHCP": "accepted: security groups let them pass without a rule",
-    "broadcast and multicast": "dropped: a VPC delivers neither to a service",
-    ident: "tcp/113 is refused, up to 10 a second: a security group can only stay silent",
-    ...(logging !== "off" && { logging: `${logging} of the dropped packets: AWS has VPC flow logs` }),
-    ...(externalInterface && {
-      "external interface": `services only through ${externalInterface}: a security group knows no names of interfaces`,
-    }),
-    ...(externalAddress && {
-      "external address": `services only at ${hosts(externalAddress)}: a security group covers all addresses of an interface`,
-    }),
-    ...(trustedInterfaces.length > 0 && {
-      "trusted interfaces": `all accepted through ${trustedInterfaces.join(", ")}: tunnels and bridges are the host's own`,
-    }),
-    ...(trustedNetworks.length > 0 && {
-      "trusted networks": `all accepted from ${list(trustedNetworks)}: the group admits only what the policy names`,
-    }),
-  };
-}
-
-/** What a host enforces otherwise than is common. */
-export function otherwise(
-  common: Readonly<Record<string, string>>,
-  own: Readonly<Record<string, string>>,
-): Record<string, string> {
-  const keys = [...new Set([...Object.keys(common), ...Object.keys(own)])].filter((key) => own[key] !== common[key]);
-  return Object.fromEntries(keys.map((key) => [key, own[key] ?? "not on this host"]));
-}
 
 /**
  * Traffic to the host comes through `in`, traffic to the ports that containers publish through `forwarded`: Docker turns it

@@ -80,11 +80,12 @@ const before = <T extends number | bigint>(value: T) =>
 
 /** Whether one region holds all of another. */
 export function holds(outer: Region, inner: Region): boolean {
+  const around = <T extends number | bigint>(a: Span<T>, b: Span<T>) => a[0] <= b[0] && b[1] <= a[1];
   return (
     outer.family === inner.family &&
-    (["protocols", "ports", "addresses"] as const).every(
-      (axis) => outer[axis][0] <= inner[axis][0] && inner[axis][1] <= outer[axis][1],
-    )
+    around(outer.protocols, inner.protocols) &&
+    around(outer.ports, inner.ports) &&
+    around(outer.addresses, inner.addresses)
   );
 }
 
@@ -100,7 +101,7 @@ export function both(a: readonly Region[], b: readonly Region[]): Region[] {
 
 /** The cells of a partition that a predicate wants, in the form of {@link merged}. */
 export function select(partition: readonly Region[], wanted: (cell: Region) => boolean): Region[] {
-  return merge([...cells(partition)].filter(wanted));
+  return joined([...cells(partition)].filter(wanted));
 }
 
 /** The same set in the one form that all lists of the same packets have: no overlaps, nothing that could be joined, in order. */
@@ -109,10 +110,11 @@ export function merged(regions: readonly Region[]): Region[] {
 }
 
 /**
- * Joins the cells of a partition along each axis in turn: neighbours that differ in nothing else. A column of addresses, and a
- * plane of ports and addresses, is joined as a whole or not at all, so that the form does not depend on the partition.
+ * Joins some of the {@link cells} of a partition, in their order, along each axis in turn: neighbours that differ in nothing
+ * else. A column of addresses, and a plane of ports and addresses, is joined as a whole or not at all, so that the form does not
+ * depend on the partition.
  */
-function merge(parts: readonly Region[]): Region[] {
+export function joined(parts: readonly Region[]): Region[] {
   const columns = group(parts, (one) => [one.family, ...one.protocols, ...one.ports].join()).map((column) =>
     join(
       column.map((one) => [one]),
@@ -152,20 +154,23 @@ function join<T extends number | bigint>(
   axis: (region: Region) => Span<T>,
   at: (region: Region, span: Span<T>) => Region,
 ): Region[][] {
-  // What they are without the axis.
-  const shapeOf = (list: readonly Region[]) =>
-    list.map((one) => Object.values(at(one, [0 as T, 0 as T])).join(" ")).join();
   const found: Region[][] = [];
-  let joined: { to: T; shape: string } | undefined;
+  let neighbour: readonly Region[] | undefined;
   for (const list of lists) {
     const [from, to] = axis(list[0]!);
-    const shape = shapeOf(list);
-    if (joined && after(joined.to) === from && joined.shape === shape) {
-      found.push(found.pop()!.map((one) => at(one, [axis(one)[0], to])));
-    } else found.push([...list]);
-    joined = { to, shape };
+    const goesOn =
+      neighbour?.length === list.length &&
+      after(axis(neighbour[0]!)[1]) === from &&
+      neighbour.every((one, i) => equal(at(one, axis(list[0]!)), list[i]!));
+    if (goesOn) found.push(found.pop()!.map((one) => at(one, [axis(one)[0], to])));
+    else found.push([...list]);
+    neighbour = list;
   }
   return found;
+}
+
+function equal(a: Region, b: Region): boolean {
+  return holds(a, b) && holds(b, a);
 }
 
 /** The networks that make up a span of addresses, the fewest there are. */
@@ -179,6 +184,13 @@ export function networks(family: Family, [first, last]: Span<bigint>): string[] 
     at += 1n << BigInt(host);
   }
   return found;
+}
+
+/** A span of addresses as a person reads it: its networks, or, where these would be many, its ends. */
+function span(family: Family, addresses: Span<bigint>): string[] {
+  if (addresses[0] === 0n && addresses[1] === allAddresses[family][1]) return [`everyone over IPv${family}`];
+  const found = networks(family, addresses);
+  return found.length <= 4 ? found : [addresses.map((address) => print(family, address)).join(" to ")];
 }
 
 /** A network as the addresses of a region. */
@@ -207,10 +219,8 @@ export function describe({ family, protocols, ports }: Region): string {
 export function lines(regions: readonly Region[]): string[] {
   const found = new Map<string, string[]>();
   for (const one of merged(regions)) {
-    const whole = one.addresses[0] === 0n && one.addresses[1] === allAddresses[one.family][1];
-    const from = whole ? [`everyone over IPv${one.family}`] : networks(one.family, one.addresses);
     const key = describe(one);
-    found.set(key, [...(found.get(key) ?? []), ...from]);
+    found.set(key, [...(found.get(key) ?? []), ...span(one.family, one.addresses)]);
   }
   return [...found].map(([what, from]) => `${what} from ${from.join(", ")}`);
 }

@@ -18,11 +18,11 @@ const closed = { tcp: 3306, udp: 5353 };
 const rate = 400;
 
 describe.each([
-  ["nft", 171],
-  ["legacy", 172],
+  ["nft", 197],
+  ["legacy", 198],
 ] as const)("with iptables-%s", (backend, number) => {
   let host: MailHost, customer: Client, stranger: Client;
-  const customers = [`192.0.2.${number}`, `2001:db8:171::${number}`];
+  const customers = [`192.0.2.${number}`, `2001:db8:181::${number}`];
   const strangers = [`192.0.2.${number + 10}`, `2001:db8:181::${number}`];
 
   beforeAll(async () => {

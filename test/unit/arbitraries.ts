@@ -1,8 +1,8 @@
 import fc from "fast-check";
 
 import type { HostOptions } from "../../components/host/hostOptions";
-import { print, type Family } from "../../components/policy/cidr";
-import type { PolicyArgs } from "../../components/policy/policy";
+import { contains, last, parseCidr, print, type Cidr, type Family } from "../../components/policy/cidr";
+import type { EgressArgs, PolicyArgs } from "../../components/policy/policy";
 import { serviceNames } from "../../components/policy/services";
 
 function network(family: Family, bits: number): fc.Arbitrary<string> {
@@ -25,26 +25,76 @@ const networks = fc
   .map(([v4, v6]) => [...v4.map((n) => `10.${n}.0.0/16`), ...v6.map((n) => `fd12:0:${n.toString(16)}::/48`)])
   .map((list) => list.map((text) => text.replace("fd12:0:0::", "fd12::")));
 
-export const sources: fc.Arbitrary<string[]> = fc.oneof(
-  fc.constantFrom("public", "closed").map((word) => [word]),
-  networks.filter((list) => list.length > 0),
-);
+/**
+ * Networks that begin or end where others do, or one address beside it: of each other, of loopback, of link-local addresses, of
+ * all addresses.
+ */
+const edges = fc
+  .shuffledSubarray(
+    [
+      ...["10.0.0.0/8", "11.0.0.0/8", "126.0.0.0/8", "127.0.0.0/8", "128.0.0.0/1", "0.0.0.0/1", "0.0.0.0/0"],
+      ...["fd00::/8", "fc00::/8", "fe80::/10", "fec0::/10", "::1/128", "::2/127", "8000::/1", "::/0"],
+    ].flatMap((text) => [text, ...beside(text)]),
+    { maxLength: 6 },
+  )
+  .map(apart);
+
+/** The first and the last address of a network, and those before and behind it. */
+function beside(text: string): string[] {
+  const cidr = parseCidr(text) as Cidr;
+  const width = cidr.family === 4 ? 32 : 128;
+  return [cidr.first - 1n, cidr.first, last(cidr), last(cidr) + 1n]
+    .filter((address) => address >= 0n && address < 1n << BigInt(width))
+    .map((address) => `${print(cidr.family, address)}/${width}`);
+}
+
+/** Without those that overlap one before them. */
+function apart(texts: string[]): string[] {
+  const found: Cidr[] = [];
+  for (const cidr of texts.map((text) => parseCidr(text) as Cidr)) {
+    if (!found.some((one) => contains(one, cidr) || contains(cidr, one))) found.push(cidr);
+  }
+  return found.map(({ text }) => text);
+}
+
+const sourcesOf = (some: fc.Arbitrary<string[]>): fc.Arbitrary<string[]> =>
+  fc.oneof(
+    fc.constantFrom("public", "closed").map((word) => [word]),
+    some.filter((list) => list.length > 0),
+  );
+
+export const sources = sourcesOf(networks);
+
+const egressOf = (some: fc.Arbitrary<string[]>): fc.Arbitrary<EgressArgs> =>
+  fc.oneof(
+    fc.constantFrom("open", "mail").map((mode) => ({ mode })),
+    sourcesOf(some)
+      .filter(([first]) => first !== "closed")
+      .map((relay) => ({ relay })),
+  );
+
+const policyOf = (some: fc.Arbitrary<string[]>): fc.Arbitrary<PolicyArgs> =>
+  fc.record({
+    egress: egressOf(some),
+    services: fc.dictionary(fc.constantFrom(...serviceNames), sourcesOf(some), { noNullPrototype: true }),
+    ssh: some.filter((list) => list.length > 0),
+    ports: fc
+      .uniqueArray(fc.integer({ min: 10_000, max: 60_000 }), { maxLength: 3 })
+      .chain((ports) =>
+        fc.tuple(
+          ...ports.map((port) =>
+            fc.record({ protocol: fc.constantFrom("tcp", "udp"), port: fc.constant(port), from: sourcesOf(some) }),
+          ),
+        ),
+      )
+      .map((ports) => Object.fromEntries(ports.map((port) => [`p${port.port}`, port]))),
+  });
 
 /** A valid policy. */
-export const policyArgs: fc.Arbitrary<PolicyArgs> = fc.record({
-  services: fc.dictionary(fc.constantFrom(...serviceNames), sources, { noNullPrototype: true }),
-  ssh: networks.filter((list) => list.length > 0),
-  ports: fc
-    .uniqueArray(fc.integer({ min: 10_000, max: 60_000 }), { maxLength: 3 })
-    .chain((ports) =>
-      fc.tuple(
-        ...ports.map((port) =>
-          fc.record({ protocol: fc.constantFrom("tcp", "udp"), port: fc.constant(port), from: sources }),
-        ),
-      ),
-    )
-    .map((ports) => Object.fromEntries(ports.map((port) => [`p${port.port}`, port]))),
-});
+export const policyArgs = policyOf(networks);
+
+/** A valid policy whose sources meet at their edges. */
+export const edgyPolicyArgs = policyOf(edges);
 
 const hostAddress = fc.oneof(
   fc.nat(255).map((n) => `198.51.100.${n}`),

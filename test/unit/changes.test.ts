@@ -1,6 +1,6 @@
 import fc from "fast-check";
 
-import { hostOnly } from "../../components/host/ruleset";
+import { hostOnly } from "../../components/host/residue";
 import { defaultSettings } from "../../components/host/hostOptions";
 import { changes, hostChanges, reachable } from "../../components/policy/changes";
 import { parseCidr, type Cidr } from "../../components/policy/cidr";

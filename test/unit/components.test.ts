@@ -6,7 +6,8 @@ import type { MockMonitor } from "@pulumi/pulumi/runtime/mocks";
 import { HostFirewall, MailFirewall, MailSecurityGroup, type HostArgs, type MailFirewallArgs } from "../../components";
 import { groupRules } from "../../components/cloud/groupRules";
 import { defaultSettings, readHostOptions, type HostOptions } from "../../components/host/hostOptions";
-import { hostOnly, rulesets } from "../../components/host/ruleset";
+import { hostOnly } from "../../components/host/residue";
+import { rulesets } from "../../components/host/ruleset";
 import { Faults } from "../../components/policy/faults";
 import { readPolicy, rules, type PolicyArgs } from "../../components/policy/policy";
 
@@ -21,6 +22,8 @@ const kinds: Record<string, string> = {
   "mail-firewall:index:HostFirewall": "HostFirewall",
   "mail-firewall:index:MailSecurityGroup": "MailSecurityGroup",
   "aws:ec2/securityGroup:SecurityGroup": "SecurityGroup",
+  "aws:ec2/managedPrefixList:ManagedPrefixList": "PrefixList",
+  "aws:ec2/networkInterfaceSecurityGroupAttachment:NetworkInterfaceSecurityGroupAttachment": "Attachment",
   "aws:vpc/securityGroupIngressRule:SecurityGroupIngressRule": "IngressRule",
   "aws:vpc/securityGroupEgressRule:SecurityGroupEgressRule": "EgressRule",
   "command:remote:Command": "Command",
@@ -193,17 +196,36 @@ describe("MailFirewall", () => {
         hosts: { mx1: "confirmed 12ab" },
         securityGroupId: "mail-id",
         hostOnly: 6,
+        cloudOnly: ["outbound mail"],
       },
     ],
-    ["hosts alone", { hosts: { mx1 } }, { hosts: { mx1: "confirmed 12ab" }, securityGroupId: undefined, hostOnly: 6 }],
-    ["a group alone", { aws: { vpcId } }, { hosts: {}, securityGroupId: "mail-id", hostOnly: 6 }],
+    [
+      "hosts alone",
+      { hosts: { mx1 } },
+      { hosts: { mx1: "confirmed 12ab" }, securityGroupId: undefined, hostOnly: 6, cloudOnly: [] },
+    ],
+    [
+      "a group alone",
+      { aws: { vpcId } },
+      { hosts: {}, securityGroupId: "mail-id", hostOnly: 6, cloudOnly: ["outbound mail"] },
+    ],
+    [
+      "a group that restricts what hosts do not",
+      { aws: { vpcId }, hosts: { mx1 }, egress: { relay: ["198.51.100.7/32"] } },
+      {
+        hosts: { mx1: "confirmed 12ab" },
+        securityGroupId: "mail-id",
+        hostOnly: 6,
+        cloudOnly: ["outbound traffic", "idle connections"],
+      },
+    ],
   ])("has the outputs of the contract with %s", async (_, args, expected) => {
     const { result } = await run(() => new MailFirewall("mail", { ...policy, ...args }));
     expect((await resolve(result.hosts)).value).toEqual(expected.hosts);
     expect(result.securityGroupId && (await resolve(result.securityGroupId)).value).toEqual(expected.securityGroupId);
     expect((await resolve(result.exposure)).value).toHaveProperty("imaps", "tcp/993: public");
     expect(Object.keys((await resolve(result.hostOnly)).value)).toHaveLength(expected.hostOnly as number);
-    expect((await resolve(result.cloudOnly)).value).toEqual({});
+    expect(Object.keys((await resolve(result.cloudOnly)).value)).toEqual(expected.cloudOnly);
     for (const output of [result.hosts, result.exposure, result.hostOnly, result.cloudOnly]) {
       expect(await resolve(output as pulumi.Output<unknown>)).toMatchObject({ known: true, secret: false });
     }
@@ -275,6 +297,33 @@ describe("MailFirewall", () => {
       "smtp (tcp/25) is closed: this host receives no mail from other servers",
       "ssh is public: everyone may try passwords and keys; name the networks you work from",
     ]);
+  });
+});
+
+describe("egress", () => {
+  const egress = { mode: "mail" };
+  const noEffect =
+    "egress has no effect here: hosts do not restrict what they send, only a security group does; add one, or delete egress";
+
+  test("is the group's, of a firewall as of one alone", async () => {
+    for (const create of [
+      (): unknown => new MailFirewall("mail", { ...policy, egress, aws: { vpcId }, hosts: { mx1 } }),
+      () => new MailSecurityGroup("mail", { ...policy, egress, vpcId }),
+    ]) {
+      const { resources, warned } = await run(create);
+      expect(where(resources)).toEqual(
+        expect.arrayContaining(groupResources("MailSecurityGroup", "mail", { ...policy, egress })),
+      );
+      expect(where(resources).filter((one) => one.includes("EgressRule")).length).toBe(21);
+      expect(warned).toEqual([]);
+    }
+  });
+
+  test.each<[string, () => unknown]>([
+    ["firewall", () => new MailFirewall("mail", { ...policy, egress, hosts: { mx1, mx2: { ...mx1, host: "mx2" } } })],
+    ["host", () => new HostFirewall("mx1", { ...policy, egress, ...mx1 })],
+  ])("a %s without a group says once that it has no effect", async (_, create) => {
+    expect((await run(create)).warned).toEqual([noEffect]);
   });
 });
 
@@ -747,6 +796,101 @@ describe("MailSecurityGroup", () => {
   test("its id is unknown in the preview of a group that is yet to come", async () => {
     const { result } = await run(() => new MailSecurityGroup("mail", { ...policy, vpcId }), { preview: true });
     expect((await resolve(result.securityGroupId)).known).toBe(false);
+  });
+
+  test("region goes to all of its resources, tags to the group and to lists, and nothing else changes", async () => {
+    const args = { ...policy, services: { imaps: ["192.0.2.0/24", "198.51.100.0/24"] } };
+    const aws = { vpcId, attachTo: ["eni-0abc"], prefixLists: true };
+    const plain = await run(() => new MailSecurityGroup("mail", { ...args, ...aws }));
+    const tags = { owner: "mail-team" };
+    const { resources } = await run(
+      () => new MailSecurityGroup("mail", { ...args, ...aws, region: pulumi.output("eu-west-1"), tags }),
+    );
+    expect(where(resources)).toEqual(where(plain.resources));
+    for (const { where, inputs } of resources.filter(({ where }) => where.includes(">"))) {
+      const tagged = /> (SecurityGroup|PrefixList) /.test(where) ? { tags } : {};
+      expect(inputs).toEqual({ ...inputsOf(plain.resources, where), region: "eu-west-1", ...tagged });
+    }
+  });
+
+  test.each<[string, (opts: aws.Provider) => pulumi.ComponentResourceOptions]>([
+    ["provider", (provider) => ({ provider })],
+    ["providers", (aws) => ({ providers: { aws } })],
+    ["list of providers", (aws) => ({ providers: [aws] })],
+  ])("the %s of the component's options reaches all of its resources", async (_, opts) => {
+    const { resources } = await run(() => {
+      const provider = new aws.Provider("elsewhere", { region: "eu-west-1" });
+      const services = { imaps: ["192.0.2.0/24", "198.51.100.0/24"] };
+      const args = { ...policy, services, vpcId, attachTo: ["eni-0abc"], prefixLists: true };
+      return new MailSecurityGroup("mail", args, opts(provider));
+    });
+    const children = resources.filter(({ where }) => where.startsWith("MailSecurityGroup > "));
+    expect(new Set(children.map(({ where }) => where.split(" ")[2]))).toEqual(
+      new Set(["SecurityGroup", "IngressRule", "EgressRule", "PrefixList", "Attachment"]),
+    );
+    for (const { provider } of children) expect(provider).toContain("::elsewhere::");
+  });
+
+  test("attaches the group, named by network interface, after all of its rules", async () => {
+    const { resources } = await run(() => new MailSecurityGroup("mail", { ...policy, vpcId, attachTo: ["eni-0abc"] }));
+    expect(inputsOf(resources, "MailSecurityGroup > Attachment mail-eni-0abc")).toEqual({
+      networkInterfaceId: "eni-0abc",
+      securityGroupId: "mail-id",
+    });
+    expect(resources.at(-1)!.where).toBe("MailSecurityGroup > Attachment mail-eni-0abc");
+  });
+
+  test("puts its rules, under the same names, into a group that exists", async () => {
+    const { result, resources } = await run(
+      () => new MailSecurityGroup("mail", { ...policy, securityGroupId: pulumi.output("sg-0abc") }),
+    );
+    const [, ...expected] = groupResources("MailSecurityGroup", "mail", policy);
+    expect(where(resources)).toEqual(["MailSecurityGroup mail", ...expected].sort());
+    for (const { inputs } of resources.slice(1)) expect(inputs.securityGroupId).toBe("sg-0abc");
+    expect(await resolve(result.securityGroupId)).toMatchObject({ value: "sg-0abc", known: true });
+  });
+
+  test("gives services with the same networks one prefix list, and each a rule that refers to it", async () => {
+    const networks = ["192.0.2.0/24", "198.51.100.0/24"];
+    const { result, resources } = await run(
+      () =>
+        new MailSecurityGroup("mail", {
+          ...policy,
+          services: { imap: networks, imaps: networks },
+          vpcId,
+          prefixLists: true,
+        }),
+    );
+    expect(inputsOf(resources, "MailSecurityGroup > PrefixList mail-ingress-tcp-143-networks-ipv4")).toEqual({
+      addressFamily: "IPv4",
+      entries: networks.map((cidr) => ({ cidr })),
+      maxEntries: 2,
+    });
+    for (const [port, description] of [
+      [143, "imap: read mail, plaintext or STARTTLS"],
+      [993, "imaps: read mail over TLS"],
+    ]) {
+      expect(inputsOf(resources, `MailSecurityGroup > IngressRule mail-ingress-tcp-${port}-networks-ipv4`)).toEqual({
+        securityGroupId: "mail-id",
+        ...{ ipProtocol: "tcp", fromPort: port, toPort: port },
+        prefixListId: "mail-ingress-tcp-143-networks-ipv4-id",
+        description,
+      });
+    }
+    expect(where(resources).filter((one) => one.includes("PrefixList"))).toHaveLength(1);
+    const waitsFor = await (
+      result.securityGroupId as unknown as { allResources(): Promise<Set<pulumi.Resource>> }
+    ).allResources();
+    expect(waitsFor.size).toBe(resources.length - 2); // all but the component and the list, for which its rules wait
+  });
+
+  test("takes the ids of network interfaces in plain only, because it names resources after them", async () => {
+    await run(() => {
+      const attachTo = [pulumi.output("eni-0abc")] as unknown as string[];
+      expect(() => new MailSecurityGroup("mail", { ...policy, vpcId, attachTo })).toThrow(
+        /attachTo\[0\]: a value of type Output\w* is not the id of a network interface in plain; an interface of the same/,
+      );
+    });
   });
 
   test("takes an SSH that is closed", async () => {

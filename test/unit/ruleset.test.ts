@@ -1,7 +1,8 @@
 import fc from "fast-check";
 
 import { hostWarnings, readHostOptions, type HostOptions } from "../../components/host/hostOptions";
-import { hostOnly, ruleset, rulesets } from "../../components/host/ruleset";
+import { hostOnly } from "../../components/host/residue";
+import { ruleset, rulesets } from "../../components/host/ruleset";
 import type { Family } from "../../components/policy/cidr";
 import { Faults } from "../../components/policy/faults";
 import { readPolicy, rules, type PolicyArgs } from "../../components/policy/policy";

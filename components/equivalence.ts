@@ -1,0 +1,243 @@
+import { reach as cloudReach, type CloudRule } from "./cloud/reach";
+import { addressesOf, type HostSettings } from "./host/hostOptions";
+import { judge, parseRuleset, type Arrival, type Fate } from "./host/reach";
+import { residue } from "./host/residue";
+import { parseAddress, type Cidr, type Family } from "./policy/cidr";
+import type { Rule } from "./policy/policy";
+import {
+  addressesOf as addressesOfNetwork,
+  allPorts,
+  allProtocols,
+  cells,
+  everything,
+  holds,
+  icmpPorts,
+  lines,
+  protocol,
+  without,
+  type Region,
+} from "./policy/regions";
+
+/** The two enforcement points, as they will be: what reaches a host's standard input, and the arguments of a group's rules. */
+export interface Twins {
+  /** The `iptables-restore` text of each family. */
+  readonly rulesets: Readonly<Record<Family, string>>;
+  readonly settings: HostSettings;
+  readonly sshPorts: readonly number[];
+  readonly groupRules: readonly CloudRule[];
+  /** What the policy lets out. */
+  readonly outbound: readonly Rule[];
+  /** Names of what only the group enforces. */
+  readonly cloudOnly: readonly string[];
+}
+
+/**
+ * Holds a host's rules against those of the security group: for each way in which a packet may come, the host admits what the
+ * group admits, but for the declared residue; and the residue is there. Decided exactly, for all packets.
+ *
+ * What is compared are the artefacts, parsed back, not the policy that both were made of.
+ *
+ * @returns a line for each difference that nobody has declared; none if host and group are equal.
+ */
+export function undeclared(twins: Twins): string[] {
+  const inbound = cloudReach(twins.groupRules, "ingress");
+  const outbound = cloudReach(twins.groupRules, "egress");
+  const sent = twins.outbound.map(regionOf);
+  const held = without([everything(4), everything(6)], sent);
+  return [
+    ...([4, 6] as const).flatMap((family) => differences(twins, family, inbound.surely)),
+    ...lines(without(inbound.perhaps, inbound.surely)).map((line) => `perhaps only the group admits ${line}`),
+    ...lines(without(outbound.perhaps, sent)).map((line) => `the policy does not let out ${line}`),
+    ...lines(without(sent, outbound.surely)).map((line) => `the group does not let out ${line}`),
+    ...(twins.cloudOnly.includes("outbound traffic") ? [] : lines(held).map((line) => `only the host sends ${line}`)),
+  ];
+}
+
+function regionOf({ family, protocol: name, port, icmpType, source }: Rule): Region {
+  return {
+    family,
+    protocols: name === "all" ? allProtocols : protocol(name),
+    ports: port !== undefined ? [port, port] : icmpType !== undefined ? icmpPorts(icmpType) : allPorts,
+    addresses: addressesOfNetwork(source),
+  };
+}
+
+function differences(twins: Twins, family: Family, group: readonly Region[]): string[] {
+  const ruleset = parseRuleset(twins.rulesets[family], family);
+  const regions = regionsOf(twins, family, group);
+  // Each of these cells is wholly admitted by the host or not at all, and so by the group, and so declared.
+  const partition = [...cells([...ruleset.boundaries, ...Object.values(regions).flat()])];
+  const sets = Object.fromEntries(
+    Object.entries(regions).map(([name, those]) => [
+      name,
+      partition.map((cell) => those.some((region) => holds(region, cell))),
+    ]),
+  ) as unknown as Sets;
+  const conditions = residue(twins.settings)["neighbour discovery and DHCP"]?.perhaps ?? [];
+  return arrivals(twins, family, sets).flatMap(({ name, chain, arrival, surely, perhaps = surely }) => {
+    const fate = judge(ruleset, chain, arrival);
+    const found = new Map<string, Region[]>();
+    partition.forEach((cell, i) => {
+      const declared = conditions.filter(({ region }) => holds(region, cell)).map(({ when }) => when);
+      const wanted = surely[i] ? [] : perhaps[i] ? declared : undefined;
+      const kind = difference(fate(cell), wanted, ends[chain]);
+      if (kind) found.set(kind, [...(found.get(kind) ?? []), cell]);
+    });
+    return [...found].flatMap(([kind, those]) => lines(those).map((line) => `IPv${family}, ${name}: ${kind} ${line}`));
+  });
+}
+
+type End = "accept" | "drop" | "back";
+
+/**
+ * What admitting a packet is, and what not. Nothing comes back from the chain to the host. To a container it is RETURN that admits, for
+ * after it others are still asked; and what goes out is not ours to drop.
+ */
+const ends: Readonly<Record<Chain, readonly [End, End]>> = {
+  "MAILFW-IN": ["accept", "drop"],
+  "MAILFW-FWD": ["back", "drop"],
+  "MAILFW-OUT": ["accept", "back"],
+};
+
+/** @param wanted on which conditions a packet must get through, none if in any case; undefined: it must not. */
+function difference(
+  real: Fate,
+  wanted: readonly string[] | undefined,
+  [yes, no]: readonly [End, End],
+): string | undefined {
+  const other = (["accept", "drop", "back"] as const).find((end) => end !== yes && end !== no)!;
+  if (real[other]) return other === "accept" ? "only the host admits" : "other rules than ours decide about";
+  if (!wanted) return real[yes] ? `${real[no] ? "perhaps " : ""}only the host admits` : undefined;
+  if (!real[yes]) return "the host does not admit";
+  const conditions = real[no] ? [...real.conditions].sort().join(", ") : "";
+  if (conditions === [...wanted].sort().join(", ")) return undefined;
+  return conditions === "" ? "the host admits in any case" : `the host admits only if ${conditions}:`;
+}
+
+/** What the group admits, and what the residue names. */
+function regionsOf({ settings, sshPorts }: Twins, family: Family, group: readonly Region[]) {
+  const declared = residue(settings);
+  const ours = (regions: readonly Region[] | undefined) => (regions ?? []).filter((one) => one.family === family);
+  const all = everything(family);
+  const link = declared["neighbour discovery and DHCP"];
+  return {
+    all: [all],
+    admitted: ours(group),
+    sshPorts: sshPorts.map((port): Region => ({ ...all, protocols: protocol("tcp"), ports: [port, port] })),
+    icmp: [{ ...all, protocols: protocol(family === 4 ? "icmp" : "icmpv6") }],
+    link: ours(link?.regions),
+    linkPerhaps: ours(link?.perhaps?.map(({ region }) => region)),
+    trusted: ours(declared["trusted networks"]?.regions),
+    spoofed: ours(declared["invalid or spoofed packets"]?.regions),
+  };
+}
+
+type Chain = "MAILFW-IN" | "MAILFW-FWD" | "MAILFW-OUT";
+
+/** Of each cell, whether it is in. */
+type Bits = readonly boolean[];
+type Sets = Readonly<Record<keyof ReturnType<typeof regionsOf>, Bits>>;
+
+const or = (...sets: Bits[]): Bits => sets[0]!.map((_, i) => sets.some((set) => set[i]));
+const and = (a: Bits, b: Bits): Bits => a.map((is, i) => is && b[i]!);
+const less = (a: Bits, b: Bits): Bits => a.map((is, i) => is && !b[i]!);
+
+/** One way in which packets come to a host, and what of them must get through. */
+interface Expectation {
+  readonly name: string;
+  readonly chain: Chain;
+  readonly arrival: Arrival;
+  readonly surely: Bits;
+  /** Defaults to `surely`. */
+  readonly perhaps?: Bits;
+}
+
+/** Every way that makes a difference to our rules. */
+function arrivals({ settings }: Twins, family: Family, sets: Sets): Expectation[] {
+  const { all, trusted, spoofed } = sets;
+  const none = less(all, all);
+  const ssh = and(sets.admitted, sets.sshPorts);
+  const icmp = and(sets.admitted, sets.icmp);
+  const services = less(sets.admitted, or(ssh, icmp));
+
+  // An interface "" is one that no rule names; a pattern stands for one of its names.
+  const outside = settings.externalInterface?.replace("+", "0") ?? "";
+  const named = settings.externalInterface !== undefined;
+  // From the outside a trusted network is forged, where it is known which side that is.
+  const [fromOutside, forged] = named ? [none, trusted] : [trusted, none];
+  const elsewhere = parseAddress(family === 4 ? "0.0.0.0" : "::") as Cidr; // an address that no host has
+  const addresses = addressesOf(settings, family);
+  const places = addresses ?? [elsewhere];
+
+  const packet: Arrival = { in: outside, state: "NEW", local: true, to: places[0] ?? elsewhere };
+  // To the host. Whatever else is configured, SSH comes first; then what is spoofed is dropped.
+  const input = (name: string, more: Partial<Arrival>, admitted: Bits): Expectation => ({
+    name,
+    chain: "MAILFW-IN",
+    arrival: { ...packet, ...more },
+    surely: or(ssh, less(or(icmp, sets.link, admitted), spoofed)),
+    perhaps: or(ssh, less(or(icmp, sets.link, sets.linkPerhaps, admitted), spoofed)),
+  });
+  // To containers.
+  const forward = (name: string, more: Partial<Arrival>, admitted: Bits): Expectation => ({
+    name,
+    chain: "MAILFW-FWD",
+    arrival: { ...packet, out: "", local: false, ...more },
+    surely: or(ssh, admitted),
+  });
+  return [
+    ...places.flatMap((to) => [
+      input("new connections", { to }, or(fromOutside, less(services, forged))),
+      forward("new connections to published ports", { to, published: true }, or(fromOutside, services)),
+    ]),
+    ...(addresses
+      ? [
+          input("new connections to other addresses", { to: elsewhere }, fromOutside),
+          forward("new connections to ports published elsewhere", { to: elsewhere, published: true }, fromOutside),
+        ]
+      : []),
+    ...(named
+      ? [
+          input("new connections through other interfaces", { in: "" }, trusted),
+          forward("new connections through other interfaces to published ports", { in: "", published: true }, trusted),
+        ]
+      : []),
+    ...["docker0", "br-0"].flatMap((bridge) => [
+      forward(
+        `new connections straight to ${bridge}`,
+        { out: bridge },
+        addresses ? fromOutside : or(fromOutside, services),
+      ),
+      ...(named
+        ? [forward(`new connections through other interfaces straight to ${bridge}`, { in: "", out: bridge }, trusted)]
+        : []),
+      forward(`connections from ${bridge} to the world`, { in: bridge }, all),
+      forward(`connections from ${bridge} to other containers`, { in: bridge, out: "br-1" }, all),
+      forward(`connections from ${bridge} to published ports`, { in: bridge, published: true }, all),
+    ]),
+    ...settings.trustedInterfaces.flatMap((pattern) => [
+      input(`new connections through ${pattern}`, { in: pattern.replace("+", "0") }, all),
+      forward(
+        `new connections through ${pattern} to published ports`,
+        { in: pattern.replace("+", "0"), published: true },
+        all,
+      ),
+    ]),
+    forward("routed packets", {}, all),
+    ...(["ESTABLISHED", "RELATED"] as const).flatMap((state) => [
+      input(`${state} packets`, { state }, all),
+      forward(`${state} packets to containers`, { state, published: true }, all),
+    ]),
+    input("INVALID packets", { state: "INVALID" }, fromOutside),
+    input("untracked packets", { state: "UNTRACKED" }, fromOutside),
+    input("broadcast and multicast", { local: false }, fromOutside),
+    { name: "loopback", chain: "MAILFW-IN", arrival: { ...packet, in: "lo" }, surely: all },
+    // Of what goes out, only sshd's answers are ours to decide; the rest comes back from our chain.
+    {
+      name: "answers of sshd",
+      chain: "MAILFW-OUT",
+      arrival: { in: "", out: outside, state: "UNTRACKED", local: false, answer: true },
+      surely: ssh,
+    },
+  ];
+}
