@@ -9,11 +9,12 @@ import { checkReachable, readNamedHost, type HostArgs } from "./host/hostArgs";
 import { HostFirewall } from "./host/hostFirewall";
 import { hostOptionKeys, readHostOptions, type HostOptions, type HostSettings } from "./host/hostOptions";
 import { checkPrivateKey } from "./host/privateKey";
-import { hostOnly } from "./host/residue";
+import { hostOnly, otherwise } from "./host/residue";
 import { ruleset } from "./host/ruleset";
 import { exposure } from "./policy/exposure";
 import { Faults, isRecord, join, report, show } from "./policy/faults";
 import { readPolicy, rules, type Policy, type PolicyArgs } from "./policy/policy";
+import { speak } from "./spoken";
 
 /** The arguments of a {@link MailFirewall}. */
 export interface MailFirewallArgs extends PolicyArgs {
@@ -68,7 +69,8 @@ export class MailFirewall extends pulumi.ComponentResource {
     const { policy, settings, hostSettings } = readFirewall(args, "", faults);
     if (faults.list.length > 0) throw new pulumi.RunError(report(`MailFirewall "${name}"`, faults.list));
     if (args.aws) for (const one of [settings, ...Object.values(hostSettings)]) prove(name, policy, one, args.aws);
-    super("mail-firewall:index:MailFirewall", name, policyInputs(policy, opts), opts);
+    const inputs = policyInputs(policy, opts);
+    super("mail-firewall:index:MailFirewall", name, inputs, opts);
     warn(this, policy, args.aws !== undefined, opts);
 
     const { services = {}, ssh, ports = {}, egress = { mode: "open" }, hosts = {}, aws } = args;
@@ -83,6 +85,7 @@ export class MailFirewall extends pulumi.ComponentResource {
       settings,
       policy,
       logIn: logIn({ privateKey, privateKeyPassword }, {}),
+      hosts: Object.keys(hosts).map((key) => `${name}-${key}`),
     });
 
     const group = aws && new MailSecurityGroup(name, { ...policyArgs, ...aws }, { parent: this });
@@ -91,7 +94,8 @@ export class MailFirewall extends pulumi.ComponentResource {
     this.exposure = pulumi.output(exposure(policy));
     this.securityGroupId = group?.securityGroupId;
     this.hosts = pulumi.output(Object.fromEntries(deployed.map(([key, { status }]) => [key, status])));
-    this.hostOnly = pulumi.output(hostOnlyOf(settings, hostSettings));
+    const onlyHosts = hostOnlyOf(settings, hostSettings);
+    this.hostOnly = pulumi.output(onlyHosts);
     this.cloudOnly = pulumi.output(aws ? cloudOnly(policy) : {});
     this.registerOutputs({
       exposure: this.exposure,
@@ -100,6 +104,13 @@ export class MailFirewall extends pulumi.ComponentResource {
       hostOnly: this.hostOnly,
       cloudOnly: this.cloudOnly,
     });
+    if (inputs.exposure) {
+      speak(this, name, {
+        policy,
+        hostOnly: onlyHosts,
+        parts: { hosts: Object.keys(hosts), group: group !== undefined },
+      });
+    }
   }
 
   /**
@@ -159,10 +170,8 @@ function prove(name: string, policy: Policy, settings: HostSettings, { prefixLis
 function hostOnlyOf(settings: HostSettings, hosts: Readonly<Record<string, HostSettings>>): Record<string, string> {
   const common = hostOnly(settings);
   const others = Object.entries(hosts).flatMap(([name, its]) => {
-    const own = hostOnly(its);
-    return [...new Set([...Object.keys(common), ...Object.keys(own)])]
-      .filter((key) => own[key] !== common[key])
-      .map((key) => [`${name}: ${key}`, own[key] ?? "not on this host"] as const);
+    const own = Object.entries(otherwise(common, hostOnly(its)));
+    return own.map(([key, text]) => [`${name}: ${key}`, text] as const);
   });
   return { ...common, ...Object.fromEntries(others) };
 }

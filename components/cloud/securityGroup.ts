@@ -8,6 +8,7 @@ import * as pulumi from "@pulumi/pulumi";
 import { policyInputs, warn } from "../declared";
 import { Faults, isPlain, isRecord, join, report, show } from "../policy/faults";
 import { policyKeys, readPolicy, rules, type Policy, type PolicyArgs } from "../policy/policy";
+import { speak } from "../spoken";
 import { checkQuota, groupRules, highestQuota, quota, type GroupRule } from "./groupRules";
 
 /** Where the security group goes, and how it is made. */
@@ -126,6 +127,8 @@ export interface MailSecurityGroupArgs extends PolicyArgs, AwsArgs {}
 export class MailSecurityGroup extends pulumi.ComponentResource {
   /** The group's id. Whatever uses it waits until all rules are there, so that nothing starts behind an empty group. */
   public readonly securityGroupId: pulumi.Output<string>;
+  /** Service → who can reach it, such as `imaps` → `tcp/993: public`. Undefined where a `MailFirewall` above says it. */
+  public readonly exposure: pulumi.Output<Record<string, string>> | undefined;
 
   /**
    * @param name The _unique_ name of this component.
@@ -134,7 +137,8 @@ export class MailSecurityGroup extends pulumi.ComponentResource {
    */
   constructor(name: string, args: MailSecurityGroupArgs, opts?: pulumi.ComponentResourceOptions) {
     const policy = readGroupPolicy(name, args);
-    super("mail-firewall:index:MailSecurityGroup", name, policyInputs(policy, opts), opts);
+    const inputs = policyInputs(policy, opts);
+    super("mail-firewall:index:MailSecurityGroup", name, inputs, opts);
     warn(this, policy, true, opts);
 
     const place = args.region === undefined ? {} : { region: args.region };
@@ -179,7 +183,12 @@ export class MailSecurityGroup extends pulumi.ComponentResource {
         { parent: this },
       );
     }
-    this.registerOutputs({ securityGroupId: this.securityGroupId });
+    this.exposure = inputs.exposure && pulumi.output(inputs.exposure);
+    this.registerOutputs({
+      securityGroupId: this.securityGroupId,
+      ...(inputs.exposure && { exposure: this.exposure }),
+    });
+    if (inputs.exposure) speak(this, name, { policy });
   }
 }
 

@@ -5,7 +5,8 @@ import type { MockMonitor } from "@pulumi/pulumi/runtime/mocks";
 
 import { HostFirewall, MailFirewall, MailSecurityGroup, type HostArgs, type MailFirewallArgs } from "../../components";
 import { groupRules } from "../../components/cloud/groupRules";
-import { readHostOptions, type HostOptions } from "../../components/host/hostOptions";
+import { defaultSettings, readHostOptions, type HostOptions } from "../../components/host/hostOptions";
+import { hostOnly } from "../../components/host/residue";
 import { rulesets } from "../../components/host/ruleset";
 import { Faults } from "../../components/policy/faults";
 import { readPolicy, rules, type PolicyArgs } from "../../components/policy/policy";
@@ -39,7 +40,14 @@ interface Seen {
 }
 
 /** Runs a program against mocks; what it registered, in order, and what it logged. */
-async function run<T>(program: () => T, { preview = false, exists = [] as string[] } = {}) {
+async function run<T>(
+  program: () => T,
+  {
+    preview = false,
+    exists = [] as string[],
+    state = undefined as ((args: Record<string, unknown>) => Record<string, unknown>) | undefined,
+  } = {},
+) {
   const seen: pulumi.runtime.MockResourceArgs[] = [];
   await pulumi.runtime.setMocks(
     {
@@ -52,14 +60,21 @@ async function run<T>(program: () => T, { preview = false, exists = [] as string
         const known = !preview || exists.includes(kinds[args.type]!);
         return { id: known ? `${args.name}-id` : undefined, state: args.inputs as object };
       },
-      call: ({ token }) => {
+      call: ({ token, inputs }) => {
+        if (token === "pulumi:pulumi:readStackResourceOutputs" && state) return state(inputs as object as never);
         throw new Error(`no mock for ${token}`);
       },
     },
     "mail-firewall",
     "test",
     preview,
+    "organization",
   );
+  const said: string[] = [];
+  const info = jest.spyOn(pulumi.log, "info").mockImplementation((message) => {
+    said.push(message);
+    return Promise.resolve();
+  });
   const warned: string[] = [];
   const warn = jest.spyOn(pulumi.log, "warn").mockImplementation((message) => {
     warned.push(message);
@@ -81,8 +96,9 @@ async function run<T>(program: () => T, { preview = false, exists = [] as string
         provider,
       };
     });
-    return { result, resources, warned };
+    return { result, resources, warned, said };
   } finally {
+    info.mockRestore();
     warn.mockRestore();
   }
 }
@@ -556,6 +572,130 @@ describe("options and neighbours", () => {
       return firewall.addHost("mx1", mx1);
     });
     expect(inputsOf(resources, "HostFirewall > Command mail-mx1-apply").stdin).not.toContain("pop3");
+  });
+});
+
+describe("what changes, in words", () => {
+  const urn = (types: string, name: string) => `urn:pulumi:test::mail-firewall::${types}::${name}`;
+  const firewall = urn("mail-firewall:index:MailFirewall", "mail");
+  /** The state after a run of the same component with other arguments, as far as the component is concerned. */
+  const state = (outputs: Record<string, unknown>, at = firewall) => ({ [at]: { type: "", outputs } });
+  const exposure = (services: Record<string, string>) => ({
+    ...{ smtp: "tcp/25: public", imaps: "tcp/993: public", ssh: "tcp/22: 203.0.113.0/24" },
+    ...services,
+  });
+  const usual = hostOnly(defaultSettings);
+  const reachable = [
+    "mail: smtp (tcp/25): reachable from everywhere, IPv4 and IPv6",
+    "mail: imaps (tcp/993): reachable from everywhere, IPv4 and IPv6",
+    "mail: ssh (tcp/22): reachable from 203.0.113.0/24",
+  ];
+  const unknown =
+    "mail: the state does not say what was reachable before (an update that failed, or another version); what will be:";
+  const none = ["mail: no change in what is reachable"];
+  const parts = { hosts: { mx1: "confirmed 12ab" }, securityGroupId: "sg-1" };
+
+  test.each<[string, Record<string, unknown>, string[]]>([
+    ["a stack that is new", { outputs: {} }, reachable],
+    ["a former self that is like it", { outputs: state({ exposure: exposure({}), hostOnly: usual, ...parts }) }, none],
+    [
+      "a former self that was not",
+      {
+        outputs: state({
+          ...{ ...parts, exposure: exposure({ imaps: "tcp/993: closed" }), hostOnly: { ...usual, "a key": "b: c" } },
+        }),
+      },
+      [
+        "mail: imaps (tcp/993): now reachable from everywhere, IPv4 and IPv6",
+        "mail: only on hosts, no longer a key: b",
+      ],
+    ],
+    [
+      "one with other parts",
+      { outputs: state({ exposure: exposure({ pop3: "tcp/110: public" }), hostOnly: usual, hosts: { mx2: "" } }) },
+      [
+        "mail: host mx2 is no longer part of this firewall",
+        "mail: pop3 (tcp/110): no longer reachable from anywhere (closed)",
+        "mail: host mx1 is now part of this firewall",
+        "mail: the security group is now part of this firewall",
+      ],
+    ],
+    ["an update that failed, which leaves no outputs", { outputs: state({}) }, [unknown, ...reachable]],
+    ["texts of another version", { outputs: state({ exposure: { imaps: "993" } }) }, [unknown, ...reachable]],
+    ["others of the same stack", { outputs: state({ exposure: {} }, `${firewall}2`) }, reachable],
+    ["a mock that knows no outputs", {}, []],
+  ])("beside %s", async (_, answer, expected) => {
+    const asked: unknown[] = [];
+    const { said } = await run(() => new MailFirewall("mail", { ...policy, hosts: { mx1 }, aws: { vpcId } }), {
+      preview: true,
+      state: (inputs) => {
+        asked.push(inputs);
+        return answer;
+      },
+    });
+    expect(asked).toEqual([{ stackName: "organization/mail-firewall/test" }]);
+    expect(said).toEqual(expected.length === 0 ? [] : [expected.join("\n")]);
+  });
+
+  test("an engine that does not answer stops nothing", async () => {
+    const { said, resources } = await run(() => new MailFirewall("mail", { ...policy, aws: { vpcId } }), {
+      preview: true,
+    });
+    expect(said).toEqual([]);
+    expect(where(resources)).toContain("MailFirewall > MailSecurityGroup mail");
+  });
+
+  test("the update itself says nothing: its own outputs are gone by then", async () => {
+    const { said } = await run(() => new MailFirewall("mail", { ...policy, aws: { vpcId } }), {
+      state: () => ({ outputs: {} }),
+    });
+    expect(said).toEqual([]);
+  });
+
+  test("a host and a group alone register what they say next time, below a firewall they do not", async () => {
+    const { result } = await run(() => {
+      const firewall = new MailFirewall("mail", { ...policy, aws: { vpcId } });
+      return {
+        host: new HostFirewall("mx1", { ...policy, ...mx1 }),
+        group: new MailSecurityGroup("group", { ...policy, vpcId }),
+        below: firewall.addHost("mx1", mx1),
+      };
+    });
+    const { host, group, below } = result;
+    for (const alone of [host, group]) {
+      expect((await resolve(alone.exposure!)).value).toMatchObject({ imaps: "tcp/993: public" });
+    }
+    expect((await resolve(host.hostOnly!)).value).toEqual(usual);
+    expect(below.exposure).toBeUndefined();
+  });
+
+  test("a host alone says what changes for it", async () => {
+    const at = urn("mail-firewall:index:HostFirewall", "mx1");
+    const { said } = await run(() => new HostFirewall("mx1", { ...policy, ...mx1, trustedNetworks: ["10.8.0.0/24"] }), {
+      preview: true,
+      state: () => ({ outputs: state({ exposure: exposure({}), hostOnly: usual }, at) }),
+    });
+    expect(said).toEqual(["mx1: only on hosts, now trusted networks: all accepted from 10.8.0.0/24"]);
+  });
+
+  test("a host that is added to a firewall says only what it does otherwise, one of the firewall's own nothing", async () => {
+    const trusting = { ...mx1, trustedNetworks: ["10.8.0.0/24"] };
+    const { said, result } = await run(
+      () => {
+        const firewall = new MailFirewall("mail", { ...policy, hosts: { mx1: trusting } });
+        return [
+          firewall.addHost("mx2", { ...trusting, host: "mx2" }),
+          firewall.addHost("mx3", { ...mx1, host: "mx3" }),
+        ];
+      },
+      { preview: true, state: () => ({ outputs: {} }) },
+    );
+    expect(said.sort()).toEqual([
+      "mail-mx2: only on hosts, trusted networks: all accepted from 10.8.0.0/24",
+      [...reachable, "mail: only on hosts, mx1: trusted networks: all accepted from 10.8.0.0/24"].join("\n"),
+    ]);
+    const own = await Promise.all(result.map((host) => resolve(host.hostOnly!)));
+    expect(own.map(({ value }) => Object.keys(value))).toEqual([["trusted networks"], []]);
   });
 });
 
