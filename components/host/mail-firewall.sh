@@ -375,12 +375,13 @@ stop_others() {
   done <"$dir/others"
 }
 
-# start_firewalld: it counts as started before it has loaded its rules, and on the way empties the chains of iptables, ours too.
-# Meanwhile a table that it does not know keeps out all but SSH. Were we killed, that table would stay until the next boot, or until
-# this runs again: closed, but not to you.
-start_firewalld() {
+# guarded COMMAND...: while it runs, a table that others do not know keeps out all but SSH. firewalld empties the chains of
+# iptables, ours too, before it has loaded its rules; and where rules that are loaded rely on a policy DROP, nf_tables brings the
+# rules a moment before the policy. Were we killed, the table would stay until the next boot, or until this runs again: closed, but
+# not to you.
+guarded() {
   table='inet mail_firewall_guard'
-  nft -f - <<END || complain 'without nft, the host is open for the moment in which firewalld starts' || :
+  nft -f - <<END || complain 'without nft, the host may be open for the moment in which another firewall starts' || :
 table $table
 delete table $table
 table $table {
@@ -393,14 +394,20 @@ table $table {
   }
 }
 END
-  systemctl start firewalld && started=0 || started=1
+  "$@" && ended=0 || ended=1
+  nft delete table "$table" 2>/dev/null || :
+  return "$ended"
+}
+
+# start_firewalld: it counts as started before it has loaded its rules.
+start_firewalld() {
+  systemctl start firewalld || return
   waited=0
-  until [ "$started" = 1 ] || firewall-cmd --quiet --state 2>/dev/null || [ "$waited" = 30 ]; do
+  until firewall-cmd --quiet --state 2>/dev/null; do
+    [ "$waited" -lt 30 ] || return
     sleep 1
     waited=$((waited + 1))
   done
-  nft delete table "$table" 2>/dev/null || :
-  [ "$started" = 0 ] && [ "$waited" -lt 30 ]
 }
 
 # start NAME DIR
@@ -408,8 +415,8 @@ start() {
   case $1 in
     ufw) ufw_init start ;;
     nftables) [ ! -f "$2/nftables" ] || nft -f "$2/nftables" ;;
-    firewalld) start_firewalld ;;
-    *) systemctl start "$1" ;;
+    firewalld) guarded start_firewalld ;;
+    *) guarded systemctl start "$1" ;;
   esac
 }
 
