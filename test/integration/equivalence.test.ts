@@ -1,5 +1,5 @@
-// The proof that host and group are equal, held against packets: what a kernel does with them, and what the EC2 API says of
-// the group. 300 random policies with MAILFW_ALL=1, otherwise 12.
+// The proof that host and group are equal, held against packets: what a kernel does with them, and what the EC2 API says
+// of the group. 300 random policies with MAILFW_ALL=1, otherwise 12.
 import fc from "fast-check";
 
 import { cloudRule, groupRules, type GroupRule } from "../../components/cloud/groupRules";
@@ -55,9 +55,9 @@ const fits = ({ groupRules }: Twins) =>
   });
 
 /**
- * What no packet from another machine can have as its source: "this network", loopback, link-local addresses (which are only a
- * neighbour's), multicast, reserved and broadcast addresses; the unspecified address and IPv4 addresses within IPv6 (RFC 4291
- * §2.5.5). And the hosts' own network.
+ * What no packet from another machine can have as its source: "this network", loopback, link-local addresses (which are
+ * only a neighbour's), multicast, reserved and broadcast addresses; the unspecified address and IPv4 addresses within IPv6
+ * (RFC 4291 §2.5.5). And the hosts' own network.
  */
 const noSource = [
   ...["0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3", "198.51.100.0/24"],
@@ -80,8 +80,8 @@ const own = ["192.0.2.140", "2001:db8:140::1"];
 type Packet = Omit<Probe, "target">;
 
 /**
- * To each port of a policy, open or closed, from each edge of its networks and from some edges of the other ports' networks; to
- * the ports beside it, and over the other protocol, from a few.
+ * To each port of a policy, open or closed, from each edge of its networks and from some edges of the other ports'; to the
+ * ports beside it, and over the other protocol, from a few.
  */
 function packetsOf({ services, ssh, sshPorts, ports }: Policy): Packet[] {
   const named = [
@@ -163,7 +163,7 @@ let ec2: Ec2, vpcId: string, client: Client;
 const hosts = {} as Record<"nft" | "legacy", MailHost>;
 
 beforeAll(async () => {
-  // Nobody listens but sshd: behind the firewall the kernel refuses what was admitted, and what was dropped stays silent.
+  // Nobody listens but sshd: the kernel refuses what the firewall admitted, and what was dropped stays silent.
   const listen = { tcp: [], udp: [] };
   [ec2, client, hosts.nft, hosts.legacy] = await Promise.all([
     startEc2(),
