@@ -56,8 +56,8 @@ const fits = ({ groupRules }: Twins) =>
 
 /**
  * What no packet from another machine can have as its source: "this network", loopback, link-local addresses (which are
- * only a neighbour's), multicast, reserved and broadcast addresses; the unspecified address and IPv4 addresses within IPv6
- * (RFC 4291 §2.5.5). And the hosts' own network.
+ * only a neighbour's), multicast, reserved and broadcast addresses; the unspecified address and IPv4 addresses within
+ * IPv6 (RFC 4291 §2.5.5). And the hosts' own network.
  */
 const noSource = [
   ...["0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3", "198.51.100.0/24"],
@@ -80,8 +80,8 @@ const own = ["192.0.2.140", "2001:db8:140::1"];
 type Packet = Omit<Probe, "target">;
 
 /**
- * To each port of a policy, open or closed, from each edge of its networks and from some edges of the other ports'; to the
- * ports beside it, and over the other protocol, from a few.
+ * To each port of a policy, open or closed, from each edge of its networks and from some edges of the other ports'; to
+ * the ports beside it, and over the other protocol, from a few.
  */
 function packetsOf({ services, ssh, sshPorts, ports }: Policy): Packet[] {
   const named = [
@@ -291,8 +291,7 @@ test.each(["nft", "legacy"] as const)(
       { numRuns: all ? 150 : 6, endOnFailure: true },
     );
     // Enough of both, so that agreement means something.
-    expect(seen.admitted).toBeGreaterThan(all ? 5_000 : 100);
-    expect(seen.dropped).toBeGreaterThan(all ? 5_000 : 100);
+    expect(Math.min(seen.admitted, seen.dropped)).toBeGreaterThan(all ? 1_000 : 20);
   },
 );
 

@@ -75,8 +75,8 @@ interface Permission {
 }
 
 /**
- * The rules after each request, at the moment at which they admit least: what is authorized is there once that is answered, what
- * is revoked is gone as soon as that is asked for.
+ * The rules after each request, at the moment at which they admit least: what is authorized is there once that is
+ * answered, what is revoked is gone as soon as that is asked for.
  */
 function replay(start: Rules, requests: readonly Ec2Request[]): Rules[] {
   const rules = new Map(start);

@@ -23,8 +23,8 @@ const recording = process.env.MAILFW_RECORD_STATE === "1";
 const files = new Set([...readdirSync(folder), ...(recording ? [`${version}.json`] : [])]);
 
 /**
- * Stands for the text of the script on the host, which is a part of the state. It is code: each release may bring another, which
- * previews as an update of `-install`, and of nothing else.
+ * Stands for the text of the script on the host, which is a part of the state. It is code: each release may bring
+ * another, which previews as an update of `-install`, and of nothing else.
  */
 const scriptHere = "(components/host/mail-firewall.sh)";
 
@@ -76,7 +76,7 @@ interface Secret {
 }
 const revealed = <T>(secret: Secret) => JSON.parse(secret.plaintext) as T;
 
-/** A new stack with the state of a release; the key with which hosts are logged into comes from the state's own secrets. */
+/** A new stack with the state of a release; the key that hosts are logged into with is one of the state's secrets. */
 async function deployed({ config, state }: Release, env: Ec2["env"]): Promise<Stack> {
   const reader = await startStack({ env });
   let privateKey: string;
