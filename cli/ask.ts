@@ -114,4 +114,5 @@ function sshOptions(connection: Connection, path: string): { options: string[]; 
   return { options, env };
 }
 
-const quote = (word: string) => `'${word.replaceAll("'", `'\\''`)}'`;
+/** A word for a shell. */
+export const quote = (word: string) => `'${word.replaceAll("'", `'\\''`)}'`;

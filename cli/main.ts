@@ -1,20 +1,33 @@
 #!/usr/bin/env node
-// `mail-firewall status`: asks every host of a stack how it differs from what was deployed to it. Changes nothing.
+// `mail-firewall status`: asks every host of a stack how it differs from what was deployed to it.
+// `mail-firewall import`: says how a stack adopts the rules of a security group that exists.
+// `mail-firewall compare`: says what a live host admits and a live security group does not, or the other way round.
+// None of them changes anything.
 import { spawn, spawnSync } from "node:child_process";
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 
 import { askHost, type Report } from "./ask";
+import { groupUrn, planImport, readLiveRules } from "./groupImport";
 import { deployedHosts, type State } from "./state";
 
 const usage = `usage: mail-firewall status [--stack NAME] [--cwd FOLDER] [--json] [HOST...]
+       mail-firewall import --group-rules FILE [--name mail] [--stack NAME] [--cwd FOLDER]
+       mail-firewall compare --iptables FILE [--ip6tables FILE] --group-rules FILE [--prefix-lists FILE] [--interface NAME]
 
-Reads the stack's state (pulumi stack export --show-secrets), and runs mail-firewall status over SSH on each host,
+status reads the stack's state (pulumi stack export --show-secrets), and runs mail-firewall status over SSH on each host,
 or on those that are named. Needs pulumi and OpenSSH's ssh (8.4 or newer).
 
-Exit code 0: all is as deployed; 3: something differs; 1: a host could not be asked; 64: this text`;
+import prints the commands by which the stack adopts the rules of the group in its aws.securityGroupId, and names those that
+its policy does not want. FILE is what aws ec2 describe-security-group-rules --filters Name=group-id,Values=sg-... prints.
+
+compare says what new connections a host admits and a group does not, and the other way round. Its files are what iptables-save
+and ip6tables-save print on the host, and aws ec2 describe-security-group-rules, and, where the group names prefix lists, a
+JSON map of their ids to lists of networks. NAME is the host's interface to the world.
+
+Exit code of status and compare 0: all is as deployed, or alike; 3: something differs; 1: it could not be told; 64: this text`;
 
 async function main(): Promise<number> {
   const { values, positionals } = parseArgs({
@@ -22,6 +35,12 @@ async function main(): Promise<number> {
       stack: { type: "string", short: "s" },
       cwd: { type: "string", short: "C" },
       json: { type: "boolean", default: false },
+      "group-rules": { type: "string" },
+      iptables: { type: "string" },
+      ip6tables: { type: "string" },
+      "prefix-lists": { type: "string" },
+      interface: { type: "string" },
+      name: { type: "string", default: "mail" },
       help: { type: "boolean", short: "h", default: false },
     },
     allowPositionals: true,
@@ -31,12 +50,23 @@ async function main(): Promise<number> {
     console.log(usage);
     return 0;
   }
+  if (verb === "import" && values["group-rules"] !== undefined && wanted.length === 0) {
+    return printImports(values["group-rules"], values.name, values);
+  }
+  if (
+    verb === "compare" &&
+    values.iptables !== undefined &&
+    values["group-rules"] !== undefined &&
+    wanted.length === 0
+  ) {
+    return printDifferences({ ...values, iptables: values.iptables, groupRules: values["group-rules"] });
+  }
   if (verb !== "status") {
     console.error(usage);
     return 64;
   }
 
-  const hosts = deployedHosts(await exportState(values.stack, values.cwd));
+  const hosts = deployedHosts(await exportState(values, true));
   const unknown = wanted.filter((name) => !hosts.some((host) => host.name === name));
   const known = hosts.map(({ name }) => name).join(", ");
   if (unknown.length > 0) throw new Error(`no host ${unknown.join(", ")} in this stack; it has ${known || "none"}`);
@@ -94,23 +124,73 @@ function inWords([name, report]: readonly [string, Report]): string {
   return lines.map((line) => line.replace(/[\x00-\x09\x0b-\x1f\x7f-\x9f]/g, "?")).join("\n");
 }
 
-/** With secrets, which are the keys to log in with; they go nowhere but into files of this user in a folder of its own. */
-function exportState(stack: string | undefined, cwd: string | undefined): Promise<State> {
+async function printImports(file: string, name: string, at: Place): Promise<number> {
+  // Only here: it loads the components, which `status` has no use for.
+  const { declaredGroup } = await import("./stackConfig.js");
+  const { id, rules } = declaredGroup(await pulumi(["config", "--json"], at, "the configuration of the stack"));
+  const live = readLiveRules(readFileSync(file, "utf8"), id);
+  const state = await exportState(at, false);
+  const urn = groupUrn(state, name);
+  if (urn === undefined) {
+    throw new Error(
+      `no MailSecurityGroup "${name}" in this stack; let pulumi up --target '**::${name}' make it, which makes no rules`,
+    );
+  }
+  const { commands, others } = planImport(live, rules, urn, state);
+  for (const line of commands) console.log(line);
+  for (const line of others) console.log(`# not in the policy, and stays as it is: ${line}`);
+  return 0;
+}
+
+interface Files {
+  readonly iptables: string;
+  readonly ip6tables?: string | undefined;
+  readonly groupRules: string;
+  readonly "prefix-lists"?: string | undefined;
+  readonly interface?: string | undefined;
+}
+
+async function printDifferences(files: Files): Promise<number> {
+  const { compareLive } = await import("../components/compare.js");
+  const text = (file: string | undefined) => (file === undefined ? undefined : readFileSync(file, "utf8"));
+  const prefixLists = text(files["prefix-lists"]);
+  const found = compareLive({
+    iptables: readFileSync(files.iptables, "utf8"),
+    ip6tables: text(files.ip6tables),
+    groupRules: readFileSync(files.groupRules, "utf8"),
+    prefixLists: prefixLists === undefined ? undefined : (JSON.parse(prefixLists) as Record<string, string[]>),
+    interface: files.interface,
+  });
+  console.log(found.length > 0 ? found.join("\n") : "host and group admit the same");
+  return found.length > 0 ? 3 : 0;
+}
+
+interface Place {
+  readonly stack?: string | undefined;
+  readonly cwd?: string | undefined;
+}
+
+/** Secrets are the keys to log in with; they go nowhere but into files of this user in a folder of its own. */
+async function exportState(at: Place, secrets: boolean): Promise<State> {
+  const text = await pulumi(["stack", "export", ...(secrets ? ["--show-secrets"] : [])], at, "the state of the stack");
+  try {
+    return JSON.parse(text) as State;
+  } catch {
+    throw new Error("the state of the stack is no JSON"); // the error itself would show a part of the text, which has secrets
+  }
+}
+
+/** What Pulumi prints. */
+function pulumi(args: readonly string[], { stack, cwd }: Place, what: string): Promise<string> {
   const options = [...(stack === undefined ? [] : ["--stack", stack]), ...(cwd === undefined ? [] : ["--cwd", cwd])];
   return new Promise((resolve, reject) => {
-    const pulumi = spawn("pulumi", ["stack", "export", "--show-secrets", "--non-interactive", ...options], {
-      stdio: ["ignore", "pipe", "inherit"],
-    });
+    const child = spawn("pulumi", [...args, "--non-interactive", ...options], { stdio: ["ignore", "pipe", "inherit"] });
     let text = "";
-    pulumi.stdout.setEncoding("utf8").on("data", (part: string) => (text += part));
-    pulumi.on("error", (error) => reject(new Error(`pulumi could not be started: ${error.message}`)));
-    pulumi.on("close", (code) => {
-      try {
-        if (code === 0) return resolve(JSON.parse(text) as State);
-      } catch {
-        // The error would show a part of the text, which has secrets.
-      }
-      reject(new Error("the state of the stack could not be read (above)"));
+    child.stdout.setEncoding("utf8").on("data", (part: string) => (text += part));
+    child.on("error", (error) => reject(new Error(`pulumi could not be started: ${error.message}`)));
+    child.on("close", (code) => {
+      if (code === 0) resolve(text);
+      else reject(new Error(`${what} could not be read (above)`));
     });
   });
 }

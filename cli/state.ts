@@ -6,6 +6,8 @@ export interface State {
 interface Resource {
   urn: string;
   type: string;
+  /** The provider's; none of components. */
+  id?: string;
   parent?: string;
   /** Marked for deletion: its host may have another resource already. */
   delete?: boolean;

@@ -3,7 +3,7 @@ import { defaultSettings } from "./host/hostOptions";
 import { parseRuleset, reach as hostReach, type Arrival, type Reach } from "./host/reach";
 import { residue } from "./host/residue";
 import type { Family } from "./policy/cidr";
-import { lines, merged, without } from "./policy/regions";
+import { lines, without, type Region } from "./policy/regions";
 
 /** What is really there, as the host and AWS print it. */
 export interface Live {
@@ -53,13 +53,15 @@ export function compare(a: Reach, b: Reach, [first, second]: readonly [string, s
     ...(link?.regions ?? []),
     ...(link?.perhaps ?? []).map(({ region }) => region),
   ];
+  // Left out only where nothing else differs: "everyone" is easier to read than all but loopback.
+  const notable = (regions: Region[]) => regions.filter((region) => without([region], ignored).length > 0);
   const only = (name: string, one: Reach, other: Reach) => {
-    const surely = without(one.surely, [...other.perhaps, ...ignored]);
+    const surely = without(one.surely, other.perhaps);
     // One of the two is not sure: of what only one of them knows, the other may say the same.
-    const perhaps = without(one.perhaps, [...other.surely, ...surely, ...ignored]);
+    const perhaps = without(one.perhaps, [...other.surely, ...surely]);
     return [
-      ...lines(surely).map((line) => `only ${name} admits ${line}`),
-      ...lines(merged(perhaps)).map((line) => `perhaps only ${name} admits ${line}`),
+      ...lines(notable(surely)).map((line) => `only ${name} admits ${line}`),
+      ...lines(notable(perhaps)).map((line) => `perhaps only ${name} admits ${line}`),
     ];
   };
   return [...only(first, a, b), ...only(second, b, a)];

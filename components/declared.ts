@@ -2,6 +2,7 @@ import * as pulumi from "@pulumi/pulumi";
 
 import type { LogIn } from "./host/connection";
 import type { HostOptions, HostSettings } from "./host/hostOptions";
+import { hostOnly, otherwise } from "./host/residue";
 import { exposure } from "./policy/exposure";
 import { warnings, type Policy, type PolicyArgs } from "./policy/policy";
 
@@ -12,6 +13,8 @@ interface Declaration {
   readonly settings: HostSettings;
   readonly policy: Policy;
   readonly logIn: LogIn;
+  /** The names that the components of its own hosts have: where they differ, its output `hostOnly` says so. */
+  readonly hosts: readonly string[];
 }
 
 /**
@@ -28,10 +31,31 @@ export function policyInputs(policy: Policy, opts: pulumi.ComponentResourceOptio
   return showsPolicy(policy, opts) ? { exposure: exposure(policy) } : {};
 }
 
-/** Says what is unusual about a policy, where it is shown. */
-export function warn(component: pulumi.Resource, policy: Policy, opts: pulumi.ComponentResourceOptions | undefined) {
+/** What a host enforces that a security group cannot say, as far as no `MailFirewall` above says it; undefined if that says all. */
+export function hostOnlyBeside(
+  name: string,
+  settings: HostSettings,
+  policy: Policy,
+  opts: pulumi.ComponentResourceOptions | undefined,
+): Record<string, string> | undefined {
+  const above = opts?.parent && declared.get(opts.parent);
+  if (!above || showsPolicy(policy, opts)) return hostOnly(settings);
+  return above.hosts.includes(name) ? undefined : otherwise(hostOnly(above.settings), hostOnly(settings));
+}
+
+/**
+ * Says what is unusual about a policy, where it is shown.
+ *
+ * @param group whether the component has a security group.
+ */
+export function warn(
+  component: pulumi.Resource,
+  policy: Policy,
+  group: boolean,
+  opts: pulumi.ComponentResourceOptions | undefined,
+) {
   if (!showsPolicy(policy, opts)) return;
-  for (const warning of warnings(policy)) void pulumi.log.warn(warning, component);
+  for (const warning of warnings(policy, group)) void pulumi.log.warn(warning, component);
 }
 
 function showsPolicy(policy: Policy, opts: pulumi.ComponentResourceOptions | undefined): boolean {

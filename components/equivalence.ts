@@ -3,7 +3,20 @@ import { addressesOf, type HostSettings } from "./host/hostOptions";
 import { judge, parseRuleset, type Arrival, type Fate } from "./host/reach";
 import { residue } from "./host/residue";
 import { parseAddress, type Cidr, type Family } from "./policy/cidr";
-import { cells, everything, holds, lines, protocol, without, type Region } from "./policy/regions";
+import type { Rule } from "./policy/policy";
+import {
+  addressesOf as addressesOfNetwork,
+  allPorts,
+  allProtocols,
+  cells,
+  everything,
+  holds,
+  icmpPorts,
+  lines,
+  protocol,
+  without,
+  type Region,
+} from "./policy/regions";
 
 /** The two enforcement points, as they will be: what reaches a host's standard input, and the arguments of a group's rules. */
 export interface Twins {
@@ -12,6 +25,8 @@ export interface Twins {
   readonly settings: HostSettings;
   readonly sshPorts: readonly number[];
   readonly groupRules: readonly CloudRule[];
+  /** What the policy lets out. */
+  readonly outbound: readonly Rule[];
   /** Names of what only the group enforces. */
   readonly cloudOnly: readonly string[];
 }
@@ -27,12 +42,24 @@ export interface Twins {
 export function undeclared(twins: Twins): string[] {
   const inbound = cloudReach(twins.groupRules, "ingress");
   const outbound = cloudReach(twins.groupRules, "egress");
-  const unsent = without([everything(4), everything(6)], outbound.surely);
+  const sent = twins.outbound.map(regionOf);
+  const held = without([everything(4), everything(6)], sent);
   return [
     ...([4, 6] as const).flatMap((family) => differences(twins, family, inbound.surely)),
     ...lines(without(inbound.perhaps, inbound.surely)).map((line) => `perhaps only the group admits ${line}`),
-    ...(twins.cloudOnly.includes("outbound traffic") ? [] : lines(unsent).map((line) => `only the host sends ${line}`)),
+    ...lines(without(outbound.perhaps, sent)).map((line) => `the policy does not let out ${line}`),
+    ...lines(without(sent, outbound.surely)).map((line) => `the group does not let out ${line}`),
+    ...(twins.cloudOnly.includes("outbound traffic") ? [] : lines(held).map((line) => `only the host sends ${line}`)),
   ];
+}
+
+function regionOf({ family, protocol: name, port, icmpType, source }: Rule): Region {
+  return {
+    family,
+    protocols: name === "all" ? allProtocols : protocol(name),
+    ports: port !== undefined ? [port, port] : icmpType !== undefined ? icmpPorts(icmpType) : allPorts,
+    addresses: addressesOfNetwork(source),
+  };
 }
 
 function differences(twins: Twins, family: Family, group: readonly Region[]): string[] {

@@ -9,11 +9,12 @@ import { checkReachable, readNamedHost, type HostArgs } from "./host/hostArgs";
 import { HostFirewall } from "./host/hostFirewall";
 import { hostOptionKeys, readHostOptions, type HostOptions, type HostSettings } from "./host/hostOptions";
 import { checkPrivateKey } from "./host/privateKey";
-import { hostOnly } from "./host/residue";
+import { hostOnly, otherwise } from "./host/residue";
 import { ruleset } from "./host/ruleset";
 import { exposure } from "./policy/exposure";
 import { Faults, isRecord, join, report, show } from "./policy/faults";
 import { readPolicy, rules, type Policy, type PolicyArgs } from "./policy/policy";
+import { speak } from "./spoken";
 
 /** The arguments of a {@link MailFirewall}. */
 export interface MailFirewallArgs extends PolicyArgs {
@@ -25,7 +26,7 @@ export interface MailFirewallArgs extends PolicyArgs {
   sshPrivateKey?: pulumi.Input<string>;
   /** Passphrase of `sshPrivateKey`, where it has one. */
   sshPrivateKeyPassword?: pulumi.Input<string>;
-  /** Where the security group goes. Without it, there is none. */
+  /** Where the security group goes, and how it is made. Without it, there is none. */
   aws?: AwsArgs;
 }
 
@@ -33,6 +34,7 @@ export const firewallKeys = [
   "services",
   "ssh",
   "ports",
+  "egress",
   "host",
   "hosts",
   "sshPrivateKey",
@@ -53,7 +55,7 @@ export class MailFirewall extends pulumi.ComponentResource {
   public readonly hosts: pulumi.Output<Record<string, string>>;
   /** What only the hosts enforce, each with the reason; where a host of `args.hosts` differs, below `name: `. */
   public readonly hostOnly: pulumi.Output<Record<string, string>>;
-  /** What only the security group enforces, each with the reason. */
+  /** What only the security group enforces, and AWS by itself, each with the reason. Empty without `aws`. */
   public readonly cloudOnly: pulumi.Output<Record<string, string>>;
 
   /**
@@ -66,13 +68,14 @@ export class MailFirewall extends pulumi.ComponentResource {
     faults.unknownKeys(args, ["sshPorts", ...firewallKeys], "");
     const { policy, settings, hostSettings } = readFirewall(args, "", faults);
     if (faults.list.length > 0) throw new pulumi.RunError(report(`MailFirewall "${name}"`, faults.list));
-    if (args.aws) for (const one of [settings, ...Object.values(hostSettings)]) prove(name, policy, one);
-    super("mail-firewall:index:MailFirewall", name, policyInputs(policy, opts), opts);
-    warn(this, policy, opts);
+    if (args.aws) for (const one of [settings, ...Object.values(hostSettings)]) prove(name, policy, one, args.aws);
+    const inputs = policyInputs(policy, opts);
+    super("mail-firewall:index:MailFirewall", name, inputs, opts);
+    warn(this, policy, args.aws !== undefined, opts);
 
-    const { services = {}, ssh, ports = {}, hosts = {}, aws } = args;
+    const { services = {}, ssh, ports = {}, egress = { mode: "open" }, hosts = {}, aws } = args;
     // Copies: whoever changes the originals later must not change what addHost deploys.
-    const policyArgs = structuredClone({ services, ssh, ports, sshPorts: [...policy.sshPorts] });
+    const policyArgs = structuredClone({ services, ssh, ports, egress, sshPorts: [...policy.sshPorts] });
     const { sshPrivateKey: privateKey, sshPrivateKeyPassword: privateKeyPassword } = args;
     const host = structuredClone(args.host ?? {});
     declared.set(this, {
@@ -82,6 +85,7 @@ export class MailFirewall extends pulumi.ComponentResource {
       settings,
       policy,
       logIn: logIn({ privateKey, privateKeyPassword }, {}),
+      hosts: Object.keys(hosts).map((key) => `${name}-${key}`),
     });
 
     const group = aws && new MailSecurityGroup(name, { ...policyArgs, ...aws }, { parent: this });
@@ -90,8 +94,9 @@ export class MailFirewall extends pulumi.ComponentResource {
     this.exposure = pulumi.output(exposure(policy));
     this.securityGroupId = group?.securityGroupId;
     this.hosts = pulumi.output(Object.fromEntries(deployed.map(([key, { status }]) => [key, status])));
-    this.hostOnly = pulumi.output(hostOnlyOf(settings, hostSettings));
-    this.cloudOnly = pulumi.output({ ...cloudOnly });
+    const onlyHosts = hostOnlyOf(settings, hostSettings);
+    this.hostOnly = pulumi.output(onlyHosts);
+    this.cloudOnly = pulumi.output(aws ? cloudOnly(policy) : {});
     this.registerOutputs({
       exposure: this.exposure,
       securityGroupId: this.securityGroupId,
@@ -99,6 +104,13 @@ export class MailFirewall extends pulumi.ComponentResource {
       hostOnly: this.hostOnly,
       cloudOnly: this.cloudOnly,
     });
+    if (inputs.exposure) {
+      speak(this, name, {
+        policy,
+        hostOnly: onlyHosts,
+        parts: { hosts: Object.keys(hosts), group: group !== undefined },
+      });
+    }
   }
 
   /**
@@ -135,14 +147,15 @@ export class MailFirewall extends pulumi.ComponentResource {
  *
  * @throws a RunError that says what they would admit otherwise than each other, beyond the declared residue.
  */
-function prove(name: string, policy: Policy, settings: HostSettings): void {
+function prove(name: string, policy: Policy, settings: HostSettings, { prefixLists }: AwsArgs): void {
   const all = rules(policy);
   const found = undeclared({
     rulesets: { 4: ruleset(all, 4, name, settings), 6: ruleset(all, 6, name, settings) },
     settings,
     sshPorts: policy.sshPorts,
-    groupRules: groupRules(all).map(cloudRule),
-    cloudOnly: Object.keys(cloudOnly),
+    groupRules: groupRules(all, { prefixLists }).map(cloudRule),
+    outbound: all.filter(({ direction }) => direction === "out"),
+    cloudOnly: Object.keys(cloudOnly(policy)),
   });
   if (found.length === 0) return;
   throw new pulumi.RunError(
@@ -157,10 +170,8 @@ function prove(name: string, policy: Policy, settings: HostSettings): void {
 function hostOnlyOf(settings: HostSettings, hosts: Readonly<Record<string, HostSettings>>): Record<string, string> {
   const common = hostOnly(settings);
   const others = Object.entries(hosts).flatMap(([name, its]) => {
-    const own = hostOnly(its);
-    return [...new Set([...Object.keys(common), ...Object.keys(own)])]
-      .filter((key) => own[key] !== common[key])
-      .map((key) => [`${name}: ${key}`, own[key] ?? "not on this host"] as const);
+    const own = Object.entries(otherwise(common, hostOnly(its)));
+    return own.map(([key, text]) => [`${name}: ${key}`, text] as const);
   });
   return { ...common, ...Object.fromEntries(others) };
 }

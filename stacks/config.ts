@@ -76,6 +76,7 @@ export function readConfig(config: StackConfig): MailFirewallArgs {
         isRecord(entry) ? { ...entry, from: sources(entry.from, join(path, "from"), faults) } : entry,
       ),
     }),
+    ...("egress" in values && { egress: egress(values.egress, at("egress"), faults) }),
     ...("hosts" in values && {
       hosts: mapValues(values.hosts, at("hosts"), (host, path) => withoutKey(host, path, faults)),
     }),
@@ -127,6 +128,14 @@ function sources(value: unknown, path: string, faults: Faults): unknown {
   }
   faults.add(path, `${show(value)} is none of "public", "closed" and a list of networks such as ["10.20.0.0/16"]`);
   return ["public"]; // of which nothing more can be said
+}
+
+/** What may be sent, as YAML says it (`open`, `mail`, or a map with the relay), as the component takes it. */
+function egress(value: unknown, path: string, faults: Faults): unknown {
+  if (value === "open" || value === "mail") return { mode: value };
+  if (isRecord(value)) return value.relay === "public" ? { ...value, relay: [value.relay] } : value;
+  faults.add(path, `${show(value)} is none of "open", "mail" and a relay such as { relay: ["198.51.100.7/32"] }`);
+  return undefined;
 }
 
 /** In code a host may bring a key of its own, from a secret; a stack file has one place for a key, and it is encrypted. */

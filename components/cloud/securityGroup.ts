@@ -1,3 +1,5 @@
+import { ManagedPrefixList } from "@pulumi/aws/ec2/managedPrefixList";
+import { NetworkInterfaceSecurityGroupAttachment } from "@pulumi/aws/ec2/networkInterfaceSecurityGroupAttachment";
 import { SecurityGroup } from "@pulumi/aws/ec2/securityGroup";
 import { SecurityGroupEgressRule } from "@pulumi/aws/vpc/securityGroupEgressRule";
 import { SecurityGroupIngressRule } from "@pulumi/aws/vpc/securityGroupIngressRule";
@@ -6,15 +8,42 @@ import * as pulumi from "@pulumi/pulumi";
 import { policyInputs, warn } from "../declared";
 import { Faults, isPlain, isRecord, join, report, show } from "../policy/faults";
 import { policyKeys, readPolicy, rules, type Policy, type PolicyArgs } from "../policy/policy";
-import { checkQuota, groupRules } from "./groupRules";
+import { speak } from "../spoken";
+import { checkQuota, groupRules, highestQuota, quota, type GroupRule } from "./groupRules";
 
-/** Where the security group goes. */
+/** Where the security group goes, and how it is made. */
 export interface AwsArgs {
-  /** The VPC, `vpc-0123456789abcdef0`. Changing it replaces the group. */
-  vpcId: pulumi.Input<string>;
+  /** The VPC of a group of its own, `vpc-0123456789abcdef0`. Changing it replaces the group. */
+  vpcId?: pulumi.Input<string>;
+  /**
+   * A group that exists, in place of one of its own: the rules are put into it. What others have put there stays, and stays open;
+   * a rule that is there already must be imported, or AWS refuses it as a duplicate (`mail-firewall import`).
+   */
+  securityGroupId?: pulumi.Input<string>;
+  /**
+   * Network interfaces that get the group beside those they have, `eni-0123456789abcdef0`, as plain values, because their
+   * resources are named after them. What the other groups of an interface admit stays admitted.
+   */
+  attachTo?: string[];
+  /** One rule for a list of networks (two or more of one family), which services with the same networks share. Defaults to false. */
+  prefixLists?: boolean;
+  /** The account's quota of rules per group, direction and family, from 1 to 1000. Defaults to 60, as AWS has it. */
+  rulesPerGroup?: number;
+  /** The region of all of this, such as `eu-central-1`. Defaults to the provider's; changing it replaces the group. */
+  region?: pulumi.Input<string>;
+  /** Tags of the group, where it is one of its own, and of prefix lists. */
+  tags?: Record<string, pulumi.Input<string>>;
 }
 
-export const awsKeys = ["vpcId"] as const;
+export const awsKeys = [
+  "vpcId",
+  "securityGroupId",
+  "attachTo",
+  "prefixLists",
+  "rulesPerGroup",
+  "region",
+  "tags",
+] as const;
 
 /** Adds what is wrong with where a group goes, and with the number of its rules, to `faults`. */
 export function checkAws(value: unknown, at: string, policy: Policy, faults: Faults): void {
@@ -22,12 +51,72 @@ export function checkAws(value: unknown, at: string, policy: Policy, faults: Fau
     faults.add(at, `${show(value)} is not a map; write { vpcId: vpc-0123456789abcdef0 }`);
     return;
   }
-  checkQuota(rules(policy), at === "" ? "services" : at, faults);
-  const { vpcId } = value;
-  const path = join(at, "vpcId");
-  if (vpcId === undefined) faults.add(path, "is missing; write the id of the VPC, such as vpc-0123456789abcdef0");
-  else if (isPlain(vpcId) && !(typeof vpcId === "string" && /^vpc-[0-9a-f]+$/.test(vpcId))) {
-    faults.add(path, `${show(vpcId)} is not the id of a VPC; write one such as vpc-0123456789abcdef0`);
+  const { vpcId, securityGroupId, attachTo, prefixLists, rulesPerGroup, tags } = value;
+  const fault = (key: string, problem: string) => faults.add(join(at, key), problem);
+  const text = (key: string, form: RegExp, problem: string) => {
+    const given = value[key];
+    if (given === undefined || !isPlain(given) || (typeof given === "string" && form.test(given))) return;
+    fault(key, `${show(given)} is not ${problem}`);
+  };
+
+  const limit = rulesPerGroup ?? quota;
+  if (typeof limit !== "number" || !Number.isInteger(limit) || limit < 1 || limit > highestQuota) {
+    fault("rulesPerGroup", `${show(limit)} is not a quota of rules; write a whole number from 1 to ${highestQuota}`);
+  } else {
+    const found = groupRules(rules(policy), { prefixLists: prefixLists === true });
+    checkQuota(found, limit, at === "" ? "services" : at, faults);
+  }
+  if (vpcId === undefined && securityGroupId === undefined) {
+    fault("vpcId", "is missing; write the id of the VPC, such as vpc-0123456789abcdef0");
+  } else if (vpcId !== undefined && securityGroupId !== undefined) {
+    fault("vpcId", "stands beside securityGroupId, a group that is in a VPC already; delete one");
+  }
+  text("vpcId", /^vpc-[0-9a-f]+$/, "the id of a VPC; write one such as vpc-0123456789abcdef0");
+  text("securityGroupId", /^sg-[0-9a-f]+$/, "the id of a security group; write one such as sg-0123456789abcdef0");
+  text("region", /^[a-z]+(-[a-z]+)+-[0-9]+$/, "a region; write one such as eu-central-1");
+  if (prefixLists !== undefined && typeof prefixLists !== "boolean") {
+    fault("prefixLists", `${show(prefixLists)} is neither true nor false`);
+  }
+  if (attachTo !== undefined) checkInterfaces(attachTo, join(at, "attachTo"), faults);
+  if (tags !== undefined) checkTags(tags, join(at, "tags"), faults);
+}
+
+function checkInterfaces(value: unknown, path: string, faults: Faults): void {
+  if (!Array.isArray(value)) {
+    faults.add(
+      path,
+      `${show(value)} is not a list; write the ids of network interfaces, such as [eni-0123456789abcdef0]`,
+    );
+    return;
+  }
+  (value as unknown[]).forEach((item, i) => {
+    if (typeof item !== "string" || !/^eni-[0-9a-f]+$/.test(item)) {
+      const plain = isPlain(item) ? "" : ' in plain; an interface of the same program takes "securityGroupId" itself';
+      faults.add(
+        `${path}[${i}]`,
+        `${show(item)} is not the id of a network interface${plain}; write one such as eni-0123456789abcdef0`,
+      );
+    } else if (value.indexOf(item) < i) faults.add(`${path}[${i}]`, `${show(item)} is listed twice; delete one`);
+  });
+}
+
+/** Source: Amazon EC2 User Guide, "Tag restrictions". */
+function checkTags(value: unknown, path: string, faults: Faults): void {
+  if (!isRecord(value)) {
+    faults.add(path, `${show(value)} is not a map; write { owner: mail-team }`);
+    return;
+  }
+  const entries = Object.entries(value);
+  if (entries.length > 50) faults.add(path, `has ${entries.length} tags, and AWS takes 50; delete some`);
+  for (const [key, tag] of entries) {
+    const where = join(path, key);
+    if (key === "" || key.length > 128) faults.add(where, "is not a key of a tag; use 1 to 128 characters");
+    if (/^aws:/i.test(key)) faults.add(where, 'begins with "aws:", which is reserved; use another key');
+    if (isPlain(tag) && typeof tag !== "string") {
+      faults.add(where, `${show(tag)} is not text; write ${JSON.stringify(String(tag))}`);
+    } else if (typeof tag === "string" && tag.length > 256) {
+      faults.add(where, `has ${tag.length} characters, and AWS takes 256; shorten it`);
+    }
   }
 }
 
@@ -38,6 +127,8 @@ export interface MailSecurityGroupArgs extends PolicyArgs, AwsArgs {}
 export class MailSecurityGroup extends pulumi.ComponentResource {
   /** The group's id. Whatever uses it waits until all rules are there, so that nothing starts behind an empty group. */
   public readonly securityGroupId: pulumi.Output<string>;
+  /** Service → who can reach it, such as `imaps` → `tcp/993: public`. Undefined where a `MailFirewall` above says it. */
+  public readonly exposure: pulumi.Output<Record<string, string>> | undefined;
 
   /**
    * @param name The _unique_ name of this component.
@@ -46,22 +137,58 @@ export class MailSecurityGroup extends pulumi.ComponentResource {
    */
   constructor(name: string, args: MailSecurityGroupArgs, opts?: pulumi.ComponentResourceOptions) {
     const policy = readGroupPolicy(name, args);
-    super("mail-firewall:index:MailSecurityGroup", name, policyInputs(policy, opts), opts);
-    warn(this, policy, opts);
+    const inputs = policyInputs(policy, opts);
+    super("mail-firewall:index:MailSecurityGroup", name, inputs, opts);
+    warn(this, policy, true, opts);
 
+    const place = args.region === undefined ? {} : { region: args.region };
+    // On the group and on lists, never on rules: a preview shows a change of a rule's tags as an update without any change
+    // (pulumi-aws #6602).
+    const tagged = { ...place, ...(args.tags !== undefined && { tags: args.tags }) };
     // Without a name, so that a replacement can be created before the old group goes; the description never changes, because
     // AWS cannot change it; rules stand alone, because inline ones are revoked before their successors are authorized.
-    const group = new SecurityGroup(name, { description: "Mail server firewall", vpcId: args.vpcId }, { parent: this });
-    const groupRuleResources = groupRules(rules(policy)).map(({ name: tuple, direction, args: rule }) => {
+    const groupId =
+      args.securityGroupId ??
+      new SecurityGroup(name, { description: "Mail server firewall", vpcId: args.vpcId, ...tagged }, { parent: this })
+        .id;
+    const ruleIn = (
+      { name: tuple, direction, args: rule }: GroupRule,
+      list: { prefixListId?: pulumi.Input<string> },
+    ) => {
       const Rule = direction === "ingress" ? SecurityGroupIngressRule : SecurityGroupEgressRule;
-      return new Rule(`${name}-${tuple}`, { securityGroupId: group.id, ...rule }, { parent: this });
-    });
+      return new Rule(`${name}-${tuple}`, { securityGroupId: groupId, ...rule, ...list, ...place }, { parent: this });
+    };
+
+    const found = groupRules(rules(policy), { prefixLists: args.prefixLists === true });
+    const made = found.filter(({ list }) => list === undefined).map((rule) => ruleIn(rule, {}));
+    // A list is named after the first rule that refers to it, so a rule that ceases to share it goes to a later one, or to a
+    // rule of its own. Those come first, or the old list would for a moment lack what that rule should still let in. What is
+    // deleted, Pulumi deletes last: a rule that goes for good still lets in what its list gains in the same update.
+    for (const list of [...new Set(found.flatMap(({ list }) => list ?? []))].reverse()) {
+      const { entries, ...more } = list.args;
+      const { id: prefixListId } = new ManagedPrefixList(
+        `${name}-${list.name}`,
+        { ...more, entries: [...entries], ...tagged },
+        { parent: this, dependsOn: [...made] },
+      );
+      made.push(...found.filter((rule) => rule.list === list).map((rule) => ruleIn(rule, { prefixListId })));
+    }
 
     // URNs, not ids: they are known in a preview, so that a new rule does not preview as a replacement of what uses the group.
-    this.securityGroupId = pulumi
-      .all([group.id, pulumi.all(groupRuleResources.map((rule) => rule.urn))])
-      .apply(([id]) => id);
-    this.registerOutputs({ securityGroupId: this.securityGroupId });
+    this.securityGroupId = pulumi.all([groupId, pulumi.all(made.map((rule) => rule.urn))]).apply(([id]) => id);
+    for (const networkInterfaceId of args.attachTo ?? []) {
+      new NetworkInterfaceSecurityGroupAttachment(
+        `${name}-${networkInterfaceId}`,
+        { networkInterfaceId, securityGroupId: this.securityGroupId, ...place },
+        { parent: this },
+      );
+    }
+    this.exposure = inputs.exposure && pulumi.output(inputs.exposure);
+    this.registerOutputs({
+      securityGroupId: this.securityGroupId,
+      ...(inputs.exposure && { exposure: this.exposure }),
+    });
+    if (inputs.exposure) speak(this, name, { policy });
   }
 }
 

@@ -4,9 +4,10 @@ import { join } from "node:path";
 import { Command } from "@pulumi/command/remote/command";
 import * as pulumi from "@pulumi/pulumi";
 
-import { policyInputs, warn } from "../declared";
+import { hostOnlyBeside, policyInputs, warn } from "../declared";
 import { Faults, report } from "../policy/faults";
 import { policyKeys, readPolicy, rules, type Policy, type PolicyArgs } from "../policy/policy";
+import { speak } from "../spoken";
 import { connection, connectionWarnings } from "./connection";
 import { checkReachable, hostKeys, readHost, type HostArgs } from "./hostArgs";
 import { defaultSettings, hostWarnings, readHostOptions, type HostSettings } from "./hostOptions";
@@ -21,6 +22,10 @@ export interface HostFirewallArgs extends PolicyArgs, HostArgs {}
 export class HostFirewall extends pulumi.ComponentResource {
   /** `confirmed` and the fingerprint of the rules that the host's kernel holds, and loads at boot. */
   public readonly status: pulumi.Output<string>;
+  /** Service → who can reach it, such as `imaps` → `tcp/993: public`. Undefined where a `MailFirewall` above says it. */
+  public readonly exposure: pulumi.Output<Record<string, string>> | undefined;
+  /** What a security group cannot say of what the host enforces, each with the reason, as far as no `MailFirewall` says it. */
+  public readonly hostOnly: pulumi.Output<Record<string, string>> | undefined;
 
   /**
    * @param name The _unique_ name of this component.
@@ -29,8 +34,9 @@ export class HostFirewall extends pulumi.ComponentResource {
    */
   constructor(name: string, args: HostFirewallArgs, opts?: pulumi.ComponentResourceOptions) {
     const { policy, settings } = readHostFirewall(name, args);
-    super("mail-firewall:index:HostFirewall", name, { host: args.host, ...policyInputs(policy, opts) }, opts);
-    warn(this, policy, opts);
+    const { exposure } = policyInputs(policy, opts);
+    super("mail-firewall:index:HostFirewall", name, { host: args.host, ...(exposure && { exposure }) }, opts);
+    warn(this, policy, false, opts);
     for (const warning of hostWarnings(settings, rules(policy))) void pulumi.log.warn(warning, this);
 
     for (const warning of connectionWarnings(name, args)) void pulumi.log.warn(warning, this);
@@ -82,7 +88,15 @@ export class HostFirewall extends pulumi.ComponentResource {
     );
 
     this.status = pulumi.interpolate`${reconfirm.stdout} ${apply.stdout.apply(fingerprint)}`;
-    this.registerOutputs({ status: this.status });
+    const hostOnly = hostOnlyBeside(name, settings, policy, opts);
+    this.exposure = exposure && pulumi.output(exposure);
+    this.hostOnly = hostOnly && pulumi.output(hostOnly);
+    this.registerOutputs({
+      status: this.status,
+      ...(exposure && { exposure: this.exposure }),
+      ...(hostOnly && { hostOnly: this.hostOnly }),
+    });
+    speak(this, name, { ...(exposure && { policy }), ...(hostOnly && { hostOnly }) });
   }
 }
 

@@ -308,7 +308,7 @@ at_work() {
     # Debian calls netfilter-persistent by the names of the last two as well, for as long as it is enabled.
     [ "$(systemctl show --property Id "$unit" 2>/dev/null)" = "Id=$unit.service" ] || continue
     enabled=disabled active=inactive
-    ! systemctl is-enabled --quiet "$unit" 2>/dev/null || enabled=enabled
+    case $(systemctl is-enabled "$unit" 2>/dev/null) in enabled*) enabled=enabled ;; esac # "alias" is no more than a name
     ! systemctl is-active --quiet "$unit" 2>/dev/null || active=active
     # All but firewalld only load rules, and call themselves active for ever after.
     case $unit in
@@ -672,7 +672,8 @@ apply() {
 
 # settle: all of a confirm but its rules.
 settle() {
-  boot_on && disable_others && disarm && rm -rf "$etc/candidate"
+  # Until the last step is done, whoever comes next sees that something is pending, and does it all.
+  boot_on && disable_others && rm -rf "$etc/candidate" && disarm
 }
 
 confirm() {
@@ -694,9 +695,7 @@ confirm() {
       is_live "$family" "$etc/candidate/rules.v$family" ||
         fail "the kernel no longer holds the IPv$family rules that were applied; something else has changed them"
     done
-    if [ -n "$(pending)" ]; then
-      persist "$etc/candidate" || fail "$etc cannot be written; is the disk full, or read-only? The host goes back to the rules before"
-    fi
+    persist "$etc/candidate" || fail "$etc cannot be written; is the disk full, or read-only? The rules before stay confirmed"
     settle || exit 1
     echo confirmed
     return

@@ -16,7 +16,10 @@ import {
 
 /** What a rule may ask of a packet besides its family, protocol, port and address. */
 export interface Arrival {
-  /** Where it comes in; "" is an interface that no rule names. Undefined: unknown, and so is what rules say about it. */
+  /**
+   * Where it comes in; "" is an interface that no rule names. Undefined: unknown, and so is what rules say about it, but that it is
+   * not loopback.
+   */
   readonly in?: string | undefined;
   /** Where it goes out; as `in`. */
   readonly out?: string | undefined;
@@ -262,7 +265,7 @@ function portsOf(text: string): Span<number> | undefined {
 /** Whether an interface has a name, or one that begins so where the pattern ends with `+`. */
 function isNamed(name: string | undefined, pattern: string): Answer {
   if (pattern === "+") return true;
-  if (name === undefined) return undefined;
+  if (name === undefined) return pattern === "lo" ? false : undefined;
   return pattern.endsWith("+") ? name.startsWith(pattern.slice(0, -1)) && name !== "" : name === pattern;
 }
 
@@ -356,14 +359,17 @@ export function judge(ruleset: Ruleset, chain: string, arrival: Arrival): (cell:
         fate.conditions.add(`-j ${target}`);
         continue;
       }
-      if (conditions.length === 0) return fate;
+      if (conditions.length === 0) return ended(fate, found.policy);
     }
-    if (found.policy === "ACCEPT") fate.accept = true;
-    else if (found.policy === "DROP") fate.drop = true;
-    else fate.back = true;
-    return fate;
+    return ended({ ...fate, back: true }, found.policy);
   };
   return (cell) => walk(chain, cell);
+}
+
+/** Nobody has called a chain that has a policy: what would come back from it meets that. */
+function ended(fate: Fate, policy: string): Fate {
+  if (!fate.back || policy === "-") return fate;
+  return { ...fate, back: false, [policy === "ACCEPT" ? "accept" : "drop"]: true };
 }
 
 /** A rule that an arrival may meet, if it may, with what remains to be asked of the packet, and on which conditions. */

@@ -102,3 +102,12 @@ function linkLocal(what: readonly (readonly ["icmpv6" | "udp", Region["ports"]])
   const addresses = addressesOf(parseCidr("fe80::/10") as Cidr);
   return what.map(([name, ports]) => ({ family, protocols: protocol(name), ports, addresses }));
 }
+
+/** What a host enforces otherwise than is common. */
+export function otherwise(
+  common: Readonly<Record<string, string>>,
+  own: Readonly<Record<string, string>>,
+): Record<string, string> {
+  const keys = [...new Set([...Object.keys(common), ...Object.keys(own)])].filter((key) => own[key] !== common[key]);
+  return Object.fromEntries(keys.map((key) => [key, own[key] ?? "not on this host"]));
+}

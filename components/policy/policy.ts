@@ -12,6 +12,14 @@ export interface Port {
   readonly from: Sources;
 }
 
+/** What the server may send by itself. Replies to what came in are not meant. */
+export interface Egress {
+  /** `open`: all; `mail`: only what a mail server needs. */
+  readonly mode: "open" | "mail";
+  /** Networks of the relay that takes the outgoing mail, with mode `mail`; empty: it is delivered to everyone. */
+  readonly relay: Sources;
+}
+
 /** All that is decided about a mail server's firewall; plain data in canonical order. */
 export interface Policy {
   readonly services: Readonly<Record<ServiceName, Sources>>;
@@ -20,6 +28,7 @@ export interface Policy {
   readonly sshPorts: readonly number[];
   /** By name, in the order of their ports. */
   readonly ports: Readonly<Record<string, Port>>;
+  readonly egress: Egress;
 }
 
 /** One atom of a policy: what is admitted. There are no denials; what no rule admits is dropped. */
@@ -50,6 +59,20 @@ export interface PortArgs {
   from: string[];
 }
 
+/** What the server may send. */
+export interface EgressArgs {
+  /**
+   * `open` (the default), or `mail`: deliver mail (tcp/25), DNS, NTP, HTTP and HTTPS (certificates, updates, blocklists) and ICMP,
+   * to everyone over both families, and nothing else.
+   */
+  mode?: string;
+  /**
+   * The relay that takes all outgoing mail, by networks in CIDR form, or `["public"]` where its addresses change: submission to
+   * it (tcp/465 and tcp/587) in place of tcp/25. Its mode is `mail`.
+   */
+  relay?: string[];
+}
+
 /** A policy as its author writes it: plain values, so that every preview knows every rule. */
 export interface PolicyArgs {
   /**
@@ -66,9 +89,11 @@ export interface PolicyArgs {
   sshPorts?: number[];
   /** What the host serves besides mail, by a name of at most 15 letters, digits and hyphens. */
   ports?: Record<string, PortArgs>;
+  /** What the server may send: everything, unless it says otherwise. Enforced by the security group only, not by hosts. */
+  egress?: EgressArgs;
 }
 
-export const policyKeys = ["services", "ssh", "sshPorts", "ports"] as const;
+export const policyKeys = ["services", "ssh", "sshPorts", "ports", "egress"] as const;
 
 const anyIPv4 = parseCidr("0.0.0.0/0") as Cidr;
 const anyIPv6 = parseCidr("::/0") as Cidr;
@@ -102,6 +127,7 @@ export function readPolicy(
     ssh: readSsh(args.ssh, join(at, "ssh"), hosts.any, faults),
     sshPorts,
     ports: readOtherPorts(args.ports, join(at, "ports"), sshPorts, faults),
+    egress: readEgress(args.egress, join(at, "egress"), faults),
   };
 }
 
@@ -172,14 +198,15 @@ export function rules(policy: Policy): Rule[] {
     admit(port.protocol, port.port, port.from, name, "other port of the host");
   }
   open.sort((a, b) => a.port! - b.port! || compareText(a.protocol, b.protocol) || compareCidr(a.source, b.source));
-  return [...open, ...icmpRules, ...egressRules];
+  return [...open, ...icmpRules("in"), ...egressRules(policy.egress)];
 }
 
 /**
- * ICMP and ICMPv6 types that a host needs from everywhere: errors, without which path MTU discovery fails (RFC 4890 §4.3.1,
- * RFC 2979 §3.1.1), and the echo request by which others find a fault.
+ * ICMP and ICMPv6 types that a host needs from everywhere, and should send: errors, without which path MTU discovery fails
+ * (RFC 4890 §4.3.1, RFC 2979 §3.1.1) and others wait for what will never come (RFC 1122 §3.2.2.1), and the echo request by
+ * which a fault is found.
  */
-const icmpRules: readonly Rule[] = [
+const icmpRules = (direction: "in" | "out"): Rule[] => [
   ...(
     [
       [3, "destination unreachable"],
@@ -187,7 +214,7 @@ const icmpRules: readonly Rule[] = [
       [11, "time exceeded"],
       [12, "parameter problem"],
     ] as const
-  ).map(([icmpType, reason]) => everywhere("icmp", 4, icmpType, reason)),
+  ).map(([icmpType, reason]) => everywhere(direction, "icmp", 4, icmpType, reason)),
   ...(
     [
       [1, "destination unreachable"],
@@ -196,26 +223,52 @@ const icmpRules: readonly Rule[] = [
       [4, "parameter problem"],
       [128, "echo request"],
     ] as const
-  ).map(([icmpType, reason]) => everywhere("icmpv6", 6, icmpType, reason)),
+  ).map(([icmpType, reason]) => everywhere(direction, "icmpv6", 6, icmpType, reason)),
 ];
 
-const egressRules: readonly Rule[] = everyone.map((source) => ({
-  direction: "out",
-  family: source.family,
-  protocol: "all",
-  source,
-  service: "egress",
-  reason: "deliver mail, resolve names, fetch updates",
-}));
-
-function everywhere(protocol: "icmp" | "icmpv6", family: Family, icmpType: number, reason: string): Rule {
-  const source = family === 4 ? anyIPv4 : anyIPv6;
-  return { direction: "in", family, protocol, icmpType, source, service: protocol, reason };
+function egressRules({ mode, relay }: Egress): Rule[] {
+  const rule = (protocol: "tcp" | "udp" | "all", port: number | undefined, to: Cidr, reason: string): Rule => ({
+    ...{ direction: "out", family: to.family, protocol },
+    ...(port !== undefined && { port }),
+    ...{ source: to, service: "egress", reason },
+  });
+  if (mode === "open") {
+    return everyone.map((to) => rule("all", undefined, to, "deliver mail, resolve names, fetch updates"));
+  }
+  const mail = [465, 587].flatMap((port) => relay.map((to) => rule("tcp", port, to, "hand mail to the relay")));
+  return [
+    ...(relay.length > 0 ? mail : everyone.map((to) => rule("tcp", 25, to, "deliver mail"))),
+    ...(
+      [
+        ["tcp", 53, "resolve names, long answers"], // which come over TCP (RFC 7766 §5)
+        ["udp", 53, "resolve names"],
+        ["tcp", 80, "certificates, updates, blocklists"],
+        ["udp", 123, "set the clock"],
+        ["tcp", 443, "certificates, updates, blocklists"],
+      ] as const
+    ).flatMap(([protocol, port, reason]) => everyone.map((to) => rule(protocol, port, to, reason))),
+    ...icmpRules("out"),
+  ];
 }
 
-/** What a careful reader should be told about a policy that is valid. */
-export function warnings(policy: Policy): string[] {
-  const { services, ssh, ports } = policy;
+function everywhere(
+  direction: "in" | "out",
+  protocol: "icmp" | "icmpv6",
+  family: Family,
+  icmpType: number,
+  reason: string,
+): Rule {
+  const source = family === 4 ? anyIPv4 : anyIPv6;
+  return { direction, family, protocol, icmpType, source, service: protocol, reason };
+}
+
+/**
+ * What a careful reader should be told about a policy that is valid.
+ *
+ * @param group whether a security group enforces it.
+ */
+export function warnings(policy: Policy, group: boolean): string[] {
+  const { services, ssh, ports, egress } = policy;
   const found: string[] = [];
   if (services.smtp.length === 0) found.push("smtp (tcp/25) is closed: this host receives no mail from other servers");
   else if (publicFamilies(services.smtp).length === 0) {
@@ -228,6 +281,11 @@ export function warnings(policy: Policy): string[] {
   for (const [name, sources] of [...serviceNames.map((name) => [name, services[name]] as const), ...others]) {
     const families = publicFamilies(sources);
     if (families.length === 1) found.push(`${name} is public over IPv${families.join()} only`);
+  }
+  if (egress.mode !== "open" && !group) {
+    found.push(
+      "egress has no effect here: hosts do not restrict what they send, only a security group does; add one, or delete egress",
+    );
   }
   return found;
 }
@@ -359,6 +417,45 @@ function readOtherPorts(
   }
   found.sort(([, a], [, b]) => a.port - b.port || compareText(a.protocol, b.protocol));
   return Object.fromEntries(found);
+}
+
+function readEgress(value: unknown, path: string, faults: Faults): Egress {
+  const open: Egress = { mode: "open", relay: [] };
+  if (value === undefined) return open;
+  const right = 'write { mode: "mail" } or { relay: ["198.51.100.7/32"] }';
+  if (!isRecord(value)) {
+    faults.add(path, `${show(value)} is not a map; ${right}`);
+    return open;
+  }
+  const modes = ["open", "mail"] as const;
+  faults.unknownKeys(value, ["mode", "relay"], path);
+  const { mode, relay } = value;
+  if (mode === undefined && relay === undefined) faults.add(path, `says nothing; ${right}`);
+  const known = modes.find((name) => name === mode);
+  if (mode !== undefined && known === undefined) {
+    faults.add(
+      join(path, "mode"),
+      `${show(mode)} is not a mode${didYouMean(typeof mode === "string" ? mode : "", modes)}`,
+    );
+  }
+  if (relay !== undefined && known === "open") {
+    faults.add(join(path, "relay"), 'restricts, and the mode "open" does not; delete one');
+  }
+  const to = relay === undefined ? [] : readRelay(relay, join(path, "relay"), faults);
+  return { mode: known ?? (relay === undefined ? "open" : "mail"), relay: to };
+}
+
+function readRelay(value: unknown, path: string, faults: Faults): Sources {
+  if (!Array.isArray(value)) {
+    faults.add(path, `${show(value)} is not a list; write the relay's networks, such as ["198.51.100.7/32"]`);
+    return [];
+  }
+  const items = value as unknown[];
+  if (items.length === 0) faults.add(path, "is an empty list; write the relay's networks");
+  if (items.length === 1 && items[0] === "public") return everyone;
+  return readNetworks(items, path, faults, (item) =>
+    item === "public" ? "stands alone; delete it or the rest of the list" : undefined,
+  );
 }
 
 /** Names that `ports` cannot take, because rules already use them for something else. */

@@ -8,6 +8,10 @@ const urn = (type: string, name: string) =>
 const GROUP = urn("aws:ec2/securityGroup:SecurityGroup", "mail");
 const IN = urn("aws:vpc/securityGroupIngressRule:SecurityGroupIngressRule", "mail-in");
 const OUT = urn("aws:vpc/securityGroupEgressRule:SecurityGroupEgressRule", "mail-out");
+const ATTACHMENT = urn(
+  "aws:ec2/networkInterfaceSecurityGroupAttachment:NetworkInterfaceSecurityGroupAttachment",
+  "mail-eni",
+);
 const LIST = urn("aws:ec2/managedPrefixList:ManagedPrefixList", "offices");
 
 let ec2: Ec2;
@@ -464,6 +468,141 @@ describe("a managed prefix list", () => {
     await expect(
       make(LIST, { ...offices, maxEntries: 1, entries: [{ cidr: "192.0.2.0/24" }, { cidr: "198.51.100.0/24" }] }),
     ).rejects.toThrow("PrefixListMaxEntriesExceeded");
+  });
+});
+
+describe("a managed prefix list that changes", () => {
+  const entry = (n: number) => ({ cidr: `192.0.2.${n}/32` });
+  const some = (count: number) => ({
+    addressFamily: "IPv4",
+    maxEntries: count,
+    entries: [...Array(count).keys()].map(entry),
+  });
+  const live = async (id: string) => {
+    const { props } = await aws.read(id, LIST);
+    const { maxEntries: size, version, entries } = props as { maxEntries: number; version: number; entries: object[] };
+    return { size, version, entries: entries.length };
+  };
+
+  it.each([
+    ["grows before it gets more entries", some(2), some(5), 2, { size: 5, version: 2, entries: 5 }],
+    ["shrinks after it has lost some", some(5), some(2), 2, { size: 2, version: 2, entries: 2 }],
+    [
+      "swaps entries in one call",
+      some(2),
+      { ...some(2), entries: [entry(1), entry(7)] },
+      1,
+      { size: 2, version: 2, entries: 2 },
+    ],
+    ["takes another name", some(2), { ...some(2), name: "offices" }, 1, { size: 2, version: 1, entries: 2 }],
+    ["has nothing to do", some(2), some(2), 0, { size: 2, version: 1, entries: 2 }],
+  ])("%s, in place", async (_, olds, news, calls, expected) => {
+    const made = await make(LIST, olds);
+    const { inputs, diff } = await change(LIST, made, { name: made.outs.name as string, ...news });
+    expect(diff).toMatchObject({ changes: calls > 0, replaces: [] });
+    writeFileSync(ec2.env.MAILFW_EC2_LOG!, "");
+    const { outs } = await aws.update(made.id, LIST, made.outs, inputs);
+    expect(ec2.calls().filter((call) => call.startsWith("Modify"))).toHaveLength(calls);
+    expect(await live(made.id)).toEqual(expected);
+    expect(outs).toMatchObject({ ...news, version: expected.version });
+  });
+
+  it("is previewed with a version that is known, unless its entries change", async () => {
+    const made = await make(LIST, some(2));
+    const preview = async (news: object) =>
+      (await aws.update(made.id, LIST, made.outs, news, true)).outs.version as number | string;
+    expect(await preview({ ...some(2), tags: { a: "b" } })).toBe(1);
+    expect(await preview(some(3))).toBe(UNKNOWN);
+  });
+
+  it("refuses to be changed from a version that is no more", async () => {
+    const made = await make(LIST, some(2));
+    await aws.update(made.id, LIST, made.outs, { ...made.outs, ...some(1) });
+    await expect(aws.update(made.id, LIST, made.outs, { ...made.outs, ...some(3) })).rejects.toThrow(
+      "api error PrefixListVersionMismatch: The prefix list has the incorrect version number.",
+    );
+  });
+
+  it("fails at first where only the description of an entry changes, like the real provider", async () => {
+    const made = await make(LIST, some(2));
+    const described = { ...some(2), entries: [entry(0), { ...entry(1), description: "hq" }] };
+    await expect(aws.update(made.id, LIST, made.outs, { ...made.outs, ...described })).rejects.toThrow(
+      "PrefixListVersionMismatch",
+    );
+  });
+
+  it("cannot grow beyond the quota of a group that refers to it", async () => {
+    const id = await group();
+    const made = await make(LIST, some(20));
+    for (const port of [143, 993, 995]) {
+      const ports = { fromPort: port, toPort: port };
+      await make(IN, rule(id, { ...ports, cidrIpv4: undefined, prefixListId: made.id }));
+    }
+    await expect(aws.update(made.id, LIST, made.outs, { ...made.outs, ...some(21) })).rejects.toThrow(
+      "RulesPerSecurityGroupLimitExceeded",
+    );
+    expect(await live(made.id)).toEqual({ size: 20, version: 1, entries: 20 });
+  });
+
+  it("is replaced for another family", async () => {
+    const made = await make(LIST, some(1));
+    const { diff } = await change(LIST, made, { addressFamily: "IPv6", maxEntries: 1, entries: [{ cidr: "::/0" }] });
+    expect(diff.replaces).toEqual(["addressFamily"]);
+  });
+});
+
+describe("an attachment to a network interface", () => {
+  const groupsOf = async (eni: string) => {
+    const { NetworkInterfaces } = await ec2.client.describeNetworkInterfaces({ NetworkInterfaceIds: [eni] });
+    return NetworkInterfaces![0]!.Groups!.map(({ GroupId }) => GroupId).sort();
+  };
+
+  it("adds the group to those that are there, and takes it away again", async () => {
+    const [own, first, second] = [await group(), await group(), await group()];
+    const { id: eni, ...attached } = await ec2.attach(own);
+    const made = await Promise.all(
+      [first, second].map((securityGroupId) => make(ATTACHMENT, { networkInterfaceId: eni, securityGroupId })),
+    );
+    expect(made[0]).toEqual({
+      id: `${first}_${eni}`,
+      outs: { networkInterfaceId: eni, securityGroupId: first, region: "eu-central-1" },
+    });
+    expect(await groupsOf(eni)).toEqual([own, first, second].sort());
+    expect((await aws.read(made[0]!.id, ATTACHMENT, made[0]!.outs)).props).toEqual(made[0]!.outs);
+    expect((await aws.read(`${eni}_${first}`, ATTACHMENT)).props).toEqual(made[0]!.outs); // as it is imported
+    await expect(make(ATTACHMENT, { networkInterfaceId: eni, securityGroupId: first })).rejects.toThrow(
+      `EC2 Security Group (${first}) already attached to EC2 Network Interface (${eni})`,
+    );
+    await Promise.all(made.map(({ id, outs }) => aws.delete(id, ATTACHMENT, outs)));
+    expect(await groupsOf(eni)).toEqual([own]);
+    expect((await aws.read(made[0]!.id, ATTACHMENT, made[0]!.outs)).id).toBe("");
+    await attached.detach();
+    await aws.delete(made[0]!.id, ATTACHMENT, made[0]!.outs); // an interface that is gone has no groups
+  });
+
+  it("cannot be taken away as the last", async () => {
+    const own = await group();
+    const { id: eni, ...attached } = await ec2.attach(own);
+    await expect(
+      aws.delete(`${own}_${eni}`, ATTACHMENT, { networkInterfaceId: eni, securityGroupId: own }),
+    ).rejects.toThrow("api error InvalidParameterCombination: No attributes specified.");
+    await attached.detach();
+  });
+
+  it("is replaced for another interface, group or region", async () => {
+    const made = {
+      id: "sg-1_eni-1",
+      outs: { networkInterfaceId: "eni-1", securityGroupId: "sg-1", region: "eu-central-1" },
+    };
+    expect((await change(ATTACHMENT, made, made.outs)).diff).toMatchObject({ changes: false, replaces: [] });
+    for (const [property, value] of [
+      ["networkInterfaceId", "eni-2"],
+      ["securityGroupId", UNKNOWN],
+      ["region", "eu-west-1"],
+    ] as const) {
+      const { diff } = await change(ATTACHMENT, made, { ...made.outs, [property]: value });
+      expect(diff).toMatchObject({ changes: true, replaces: [property] });
+    }
   });
 });
 

@@ -151,6 +151,36 @@ describe("a stack with two hosts", () => {
     }
   });
 
+  test("compare: what a host and a group admit, from what both print", async () => {
+    const files = Object.fromEntries(["iptables", "ip6tables", "group"].map((name) => [name, join(folder, name)]));
+    for (const tool of ["iptables", "ip6tables"]) {
+      writeFileSync(files[tool]!, (await mx1.run(`${tool}-save`)).stdout);
+    }
+    const rules = [25, 143, 443, 465].map((port) => ({
+      IpProtocol: "tcp",
+      FromPort: port,
+      ToPort: port,
+      CidrIpv4: "0.0.0.0/0",
+    }));
+    writeFileSync(files.group!, JSON.stringify({ SecurityGroupRules: rules }));
+    const options = ["--iptables", files.iptables!, "--group-rules", files.group!];
+    const compare = (...more: string[]) => stack.execute("node", cli, "compare", ...options, ...more);
+    const found = await compare("--interface", "eth0");
+    expect(found.code).toBe(3);
+    expect(found.output).toContain("only the host admits tcp/22 from 203.0.113.0/24\n");
+    expect(found.output).toContain("only the host admits udp/51820 from 0.0.0.0 to 126.255.255.255, 128.0.0.0/1\n");
+    expect(found.output).toContain("only the group admits tcp/143 from");
+    expect(found.output).not.toMatch(/tcp\/(25|443|465)|IPv6/);
+    expect((await compare("--ip6tables", files.ip6tables!)).output).toContain(
+      "only the host admits tcp/25 from ::/128, ::2 to ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff\n",
+    );
+    expect(await compare("--ip6tables", files.group!)).toMatchObject({
+      code: 1,
+      output: expect.stringContaining("this is no output of iptables-save") as string,
+    });
+    expect((await stack.execute("node", cli, "compare", "--iptables", files.iptables!)).code).toBe(64);
+  });
+
   test("interrupted: no key is left behind", async () => {
     // A host that takes the connection and says nothing.
     await mx2.run("kill -STOP $(cat /run/sshd.pid)");

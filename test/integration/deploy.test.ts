@@ -1,6 +1,7 @@
 // The main job on real parts: engine, sshd, kernel, EC2 API.
 import { createHash } from "node:crypto";
 
+import { compareLive } from "../../components/compare";
 import { startEc2, type Ec2 } from "../sandbox/ec2";
 import { exposureOf } from "../sandbox/expect";
 import { operatorKey, startMailHost, type MailHost } from "../sandbox/host";
@@ -121,7 +122,10 @@ describe("a stack with two hosts and a security group", () => {
       exposure: { smtp: "tcp/25: public", imap: "tcp/143: 10.20.0.0/16, fd12::/48", imaps: "tcp/993: closed" },
       hosts: { mx1: `confirmed ${fingerprint(owner1)}`, mx2: `confirmed ${fingerprint(owner2)}` },
       securityGroupId: group!.id,
-      cloudOnly: {},
+      cloudOnly: {
+        "outbound mail": "tcp/25 is throttled by AWS, by account and region, until you ask for more",
+        "idle connections": "imap: tracked, so forgotten after 350 s on Nitro v6; IDLE must notify sooner",
+      },
     });
   });
 
@@ -135,6 +139,22 @@ describe("a stack with two hosts and a security group", () => {
       const { open, refused } = await exposureOf(host, client(), source);
       expect(open.sort()).toEqual(["tcp/25", "tcp/443", "tcp/465", "udp/51820", ...extra].sort());
       expect(refused).toEqual([]);
+    }
+  });
+
+  test("what the kernel and AWS hold admits the same", async () => {
+    const [group] = await ec2.securityGroups(vpcId);
+    const filter = { Filters: [{ Name: "group-id", Values: [group!.id] }] };
+    const groupRules = JSON.stringify(await ec2.client.describeSecurityGroupRules(filter));
+    for (const host of [nft, legacy]) {
+      const save = async (tool: string) => (await host.run(`${tool}-save`)).stdout;
+      const rules = { iptables: await save("iptables"), ip6tables: await save("ip6tables"), groupRules };
+      expect(compareLive(rules)).toEqual([]);
+      await host.run("iptables -I INPUT -p tcp --dport 3306 -j ACCEPT");
+      expect(compareLive({ ...rules, iptables: await save("iptables") })).toEqual([
+        "only the host admits tcp/3306 from everyone over IPv4",
+      ]);
+      await host.run("iptables -D INPUT -p tcp --dport 3306 -j ACCEPT");
     }
   });
 

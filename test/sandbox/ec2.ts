@@ -62,6 +62,7 @@ const READY = "mailfw: moto patched";
 const PATCH = `
 import functools, os, shutil, sys, threading
 import moto.ec2.models.security_groups as m
+import moto.ec2.responses.vpcs as responses
 from moto.ec2.exceptions import DependencyViolationError, EC2ClientError
 
 LOCK, LIMIT = threading.RLock(), 60
@@ -101,11 +102,14 @@ def known_lists(self, lists):
             message = "The prefix list ID '%s' does not exist" % pl["PrefixListId"]
             raise EC2ClientError("InvalidPrefixListID.NotFound", message)
 
+def too_many(backend, rules):
+    return any(sum(family) > LIMIT for family in zip(*(weights(backend, r) for r in rules)))
+
 def authorize(original, self, **kw):
     known_lists(self, kw.get("prefix_list_ids"))
     added, group = original(self, **kw)
     rules = group.egress_rules if added and added[0].is_egress else group.ingress_rules
-    if any(sum(family) > LIMIT for family in zip(*(weights(self, r) for r in rules))):
+    if too_many(self, rules):
         rules[:] = [r for r in rules if not any(r is a for a in added)]
         raise m.RulesPerSecurityGroupLimitExceededError()
     return added, group
@@ -143,6 +147,40 @@ def modify(original, self, group_id, rules):
         for name in ("ip_protocol", "from_port", "to_port", "ip_range", "source_group", "prefix_list_id", "list_description"):
             setattr(old, name, getattr(made[0], name))
 
+# moto's own knows no MaxEntries, keeps no name, takes any version. Words: tf #26034, #43528, vpc_managed_prefix_list.go
+def modify_list(self):
+    get, number, backend = self._get_param, self._get_int_param, self.ec2_backend
+    adds, size, refuse = get("AddEntries", []), number("MaxEntries"), EC2ClientError
+    removes = [entry["Cidr"] for entry in get("RemoveEntries", [])]
+    known_lists(backend, [{"PrefixListId": get("PrefixListId")}])
+    with LOCK:
+        pl = backend.managed_prefix_lists[get("PrefixListId")]
+        before, entries = int(pl.max_entries), pl.entries.get(pl.version, [])
+        if adds or removes:
+            if size is not None:
+                raise refuse("InvalidParameterCombination", "You cannot modify the entries and the maximum entries for the "
+                    "prefix list in the same request.")
+            if number("CurrentVersion") != pl.version:
+                raise refuse("PrefixListVersionMismatch", "The prefix list has the incorrect version number.")
+            for entry in adds:
+                if entry["Cidr"] in removes:
+                    raise refuse("InvalidParameterValue", "Request cannot contain Cidr %s in both AddPrefixListEntries "
+                        "and RemovePrefixListEntries" % entry["Cidr"])
+            entries = [e for e in entries if e["Cidr"] not in removes + [a["Cidr"] for a in adds]] + adds
+        if len(entries) > (before if size is None else size):
+            raise refuse("PrefixListMaxEntriesExceeded", "You've reached the maximum number of entries for the prefix list.")
+        pl.max_entries = before if size is None else size
+        groups = [group for vpc in backend.groups.values() for group in vpc.values()]
+        if any(too_many(backend, rules) for g in groups for rules in (g.ingress_rules, g.egress_rules)):
+            pl.max_entries = before  # AWS says so in the list's StateMessage, modify-failed, a little later
+            raise m.RulesPerSecurityGroupLimitExceededError()
+        if adds or removes:
+            pl.version += 1
+            pl.entries[pl.version] = entries
+        pl.prefix_list_name = get("PrefixListName") or pl.prefix_list_name
+        pl.state = "modify-complete"
+        return responses.ActionResult({"PrefixList": pl})
+
 def delete(original, self, name=None, group_id=None):
     attached = any(g.id == group_id for eni in self.enis.values() for g in eni.group_set)
     others = [g for vpc in self.groups.values() for g in vpc.values() if g.id != group_id]
@@ -159,6 +197,7 @@ Backend._verify_group_will_respect_rule_count_limit = lambda *a, **kw: None  # c
 for direction in ("ingress", "egress"):
     locked("authorize_security_group_" + direction, authorize)
     locked("revoke_security_group_" + direction, revoke)
+responses.VPCs.modify_managed_prefix_list = modify_list
 locked("modify_security_group_rules", modify)
 locked("delete_security_group", delete)
 locked("create_security_group")

@@ -12,6 +12,8 @@ export interface Run {
   readonly code: number;
   /** Both streams, as a person at a terminal without colours reads them. */
   readonly output: string;
+  readonly stdout: string;
+  readonly stderr: string;
   readonly seconds: number;
 }
 
@@ -40,7 +42,15 @@ export interface Stack {
 }
 
 export interface State {
-  deployment: { resources?: { urn: string; type: string; parent?: string; inputs?: Record<string, unknown> }[] };
+  deployment: {
+    resources?: {
+      urn: string;
+      type: string;
+      parent?: string;
+      inputs?: Record<string, unknown>;
+      outputs?: Record<string, unknown>;
+    }[];
+  };
 }
 
 export interface StackOptions {
@@ -92,16 +102,17 @@ export async function startStack({
     const started = process.hrtime.bigint();
     const child = spawn(file, args, { cwd: work, env: environment, stdio: ["pipe", "pipe", "pipe"] });
     const ended = new Promise<Run>((resolve, reject) => {
-      let output = "";
-      for (const stream of [child.stdout, child.stderr]) {
-        stream.setEncoding("utf8").on("data", (text: string) => {
-          output += text;
+      const seen = { output: "", stdout: "", stderr: "" };
+      for (const stream of ["stdout", "stderr"] as const) {
+        child[stream].setEncoding("utf8").on("data", (text: string) => {
+          seen.output += text;
+          seen[stream] += text;
           onOutput?.(text);
         });
       }
       child.stdin.end(stdin);
       child.on("error", reject).on("close", (code) => {
-        resolve({ code: code ?? 255, output, seconds: Number(process.hrtime.bigint() - started) / 1e9 });
+        resolve({ code: code ?? 255, ...seen, seconds: Number(process.hrtime.bigint() - started) / 1e9 });
       });
     });
     return { ended, kill: () => void child.kill("SIGKILL") };

@@ -2,7 +2,7 @@ import fc from "fast-check";
 
 import type { HostOptions } from "../../components/host/hostOptions";
 import { contains, last, parseCidr, print, type Cidr, type Family } from "../../components/policy/cidr";
-import type { PolicyArgs } from "../../components/policy/policy";
+import type { EgressArgs, PolicyArgs } from "../../components/policy/policy";
 import { serviceNames } from "../../components/policy/services";
 
 function network(family: Family, bits: number): fc.Arbitrary<string> {
@@ -65,8 +65,17 @@ const sourcesOf = (some: fc.Arbitrary<string[]>): fc.Arbitrary<string[]> =>
 
 export const sources = sourcesOf(networks);
 
+const egressOf = (some: fc.Arbitrary<string[]>): fc.Arbitrary<EgressArgs> =>
+  fc.oneof(
+    fc.constantFrom("open", "mail").map((mode) => ({ mode })),
+    sourcesOf(some)
+      .filter(([first]) => first !== "closed")
+      .map((relay) => ({ relay })),
+  );
+
 const policyOf = (some: fc.Arbitrary<string[]>): fc.Arbitrary<PolicyArgs> =>
   fc.record({
+    egress: egressOf(some),
     services: fc.dictionary(fc.constantFrom(...serviceNames), sourcesOf(some), { noNullPrototype: true }),
     ssh: some.filter((list) => list.length > 0),
     ports: fc

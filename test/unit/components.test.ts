@@ -5,7 +5,8 @@ import type { MockMonitor } from "@pulumi/pulumi/runtime/mocks";
 
 import { HostFirewall, MailFirewall, MailSecurityGroup, type HostArgs, type MailFirewallArgs } from "../../components";
 import { groupRules } from "../../components/cloud/groupRules";
-import { readHostOptions, type HostOptions } from "../../components/host/hostOptions";
+import { defaultSettings, readHostOptions, type HostOptions } from "../../components/host/hostOptions";
+import { hostOnly } from "../../components/host/residue";
 import { rulesets } from "../../components/host/ruleset";
 import { Faults } from "../../components/policy/faults";
 import { readPolicy, rules, type PolicyArgs } from "../../components/policy/policy";
@@ -21,6 +22,8 @@ const kinds: Record<string, string> = {
   "mail-firewall:index:HostFirewall": "HostFirewall",
   "mail-firewall:index:MailSecurityGroup": "MailSecurityGroup",
   "aws:ec2/securityGroup:SecurityGroup": "SecurityGroup",
+  "aws:ec2/managedPrefixList:ManagedPrefixList": "PrefixList",
+  "aws:ec2/networkInterfaceSecurityGroupAttachment:NetworkInterfaceSecurityGroupAttachment": "Attachment",
   "aws:vpc/securityGroupIngressRule:SecurityGroupIngressRule": "IngressRule",
   "aws:vpc/securityGroupEgressRule:SecurityGroupEgressRule": "EgressRule",
   "command:remote:Command": "Command",
@@ -37,7 +40,14 @@ interface Seen {
 }
 
 /** Runs a program against mocks; what it registered, in order, and what it logged. */
-async function run<T>(program: () => T, { preview = false, exists = [] as string[] } = {}) {
+async function run<T>(
+  program: () => T,
+  {
+    preview = false,
+    exists = [] as string[],
+    state = undefined as ((args: Record<string, unknown>) => Record<string, unknown>) | undefined,
+  } = {},
+) {
   const seen: pulumi.runtime.MockResourceArgs[] = [];
   await pulumi.runtime.setMocks(
     {
@@ -50,14 +60,21 @@ async function run<T>(program: () => T, { preview = false, exists = [] as string
         const known = !preview || exists.includes(kinds[args.type]!);
         return { id: known ? `${args.name}-id` : undefined, state: args.inputs as object };
       },
-      call: ({ token }) => {
+      call: ({ token, inputs }) => {
+        if (token === "pulumi:pulumi:readStackResourceOutputs" && state) return state(inputs as object as never);
         throw new Error(`no mock for ${token}`);
       },
     },
     "mail-firewall",
     "test",
     preview,
+    "organization",
   );
+  const said: string[] = [];
+  const info = jest.spyOn(pulumi.log, "info").mockImplementation((message) => {
+    said.push(message);
+    return Promise.resolve();
+  });
   const warned: string[] = [];
   const warn = jest.spyOn(pulumi.log, "warn").mockImplementation((message) => {
     warned.push(message);
@@ -79,8 +96,9 @@ async function run<T>(program: () => T, { preview = false, exists = [] as string
         provider,
       };
     });
-    return { result, resources, warned };
+    return { result, resources, warned, said };
   } finally {
+    info.mockRestore();
     warn.mockRestore();
   }
 }
@@ -178,17 +196,36 @@ describe("MailFirewall", () => {
         hosts: { mx1: "confirmed 12ab" },
         securityGroupId: "mail-id",
         hostOnly: 6,
+        cloudOnly: ["outbound mail"],
       },
     ],
-    ["hosts alone", { hosts: { mx1 } }, { hosts: { mx1: "confirmed 12ab" }, securityGroupId: undefined, hostOnly: 6 }],
-    ["a group alone", { aws: { vpcId } }, { hosts: {}, securityGroupId: "mail-id", hostOnly: 6 }],
+    [
+      "hosts alone",
+      { hosts: { mx1 } },
+      { hosts: { mx1: "confirmed 12ab" }, securityGroupId: undefined, hostOnly: 6, cloudOnly: [] },
+    ],
+    [
+      "a group alone",
+      { aws: { vpcId } },
+      { hosts: {}, securityGroupId: "mail-id", hostOnly: 6, cloudOnly: ["outbound mail"] },
+    ],
+    [
+      "a group that restricts what hosts do not",
+      { aws: { vpcId }, hosts: { mx1 }, egress: { relay: ["198.51.100.7/32"] } },
+      {
+        hosts: { mx1: "confirmed 12ab" },
+        securityGroupId: "mail-id",
+        hostOnly: 6,
+        cloudOnly: ["outbound traffic", "idle connections"],
+      },
+    ],
   ])("has the outputs of the contract with %s", async (_, args, expected) => {
     const { result } = await run(() => new MailFirewall("mail", { ...policy, ...args }));
     expect((await resolve(result.hosts)).value).toEqual(expected.hosts);
     expect(result.securityGroupId && (await resolve(result.securityGroupId)).value).toEqual(expected.securityGroupId);
     expect((await resolve(result.exposure)).value).toHaveProperty("imaps", "tcp/993: public");
     expect(Object.keys((await resolve(result.hostOnly)).value)).toHaveLength(expected.hostOnly as number);
-    expect((await resolve(result.cloudOnly)).value).toEqual({});
+    expect(Object.keys((await resolve(result.cloudOnly)).value)).toEqual(expected.cloudOnly);
     for (const output of [result.hosts, result.exposure, result.hostOnly, result.cloudOnly]) {
       expect(await resolve(output as pulumi.Output<unknown>)).toMatchObject({ known: true, secret: false });
     }
@@ -260,6 +297,33 @@ describe("MailFirewall", () => {
       "smtp (tcp/25) is closed: this host receives no mail from other servers",
       "ssh is public: everyone may try passwords and keys; name the networks you work from",
     ]);
+  });
+});
+
+describe("egress", () => {
+  const egress = { mode: "mail" };
+  const noEffect =
+    "egress has no effect here: hosts do not restrict what they send, only a security group does; add one, or delete egress";
+
+  test("is the group's, of a firewall as of one alone", async () => {
+    for (const create of [
+      (): unknown => new MailFirewall("mail", { ...policy, egress, aws: { vpcId }, hosts: { mx1 } }),
+      () => new MailSecurityGroup("mail", { ...policy, egress, vpcId }),
+    ]) {
+      const { resources, warned } = await run(create);
+      expect(where(resources)).toEqual(
+        expect.arrayContaining(groupResources("MailSecurityGroup", "mail", { ...policy, egress })),
+      );
+      expect(where(resources).filter((one) => one.includes("EgressRule")).length).toBe(21);
+      expect(warned).toEqual([]);
+    }
+  });
+
+  test.each<[string, () => unknown]>([
+    ["firewall", () => new MailFirewall("mail", { ...policy, egress, hosts: { mx1, mx2: { ...mx1, host: "mx2" } } })],
+    ["host", () => new HostFirewall("mx1", { ...policy, egress, ...mx1 })],
+  ])("a %s without a group says once that it has no effect", async (_, create) => {
+    expect((await run(create)).warned).toEqual([noEffect]);
   });
 });
 
@@ -511,6 +575,130 @@ describe("options and neighbours", () => {
   });
 });
 
+describe("what changes, in words", () => {
+  const urn = (types: string, name: string) => `urn:pulumi:test::mail-firewall::${types}::${name}`;
+  const firewall = urn("mail-firewall:index:MailFirewall", "mail");
+  /** The state after a run of the same component with other arguments, as far as the component is concerned. */
+  const state = (outputs: Record<string, unknown>, at = firewall) => ({ [at]: { type: "", outputs } });
+  const exposure = (services: Record<string, string>) => ({
+    ...{ smtp: "tcp/25: public", imaps: "tcp/993: public", ssh: "tcp/22: 203.0.113.0/24" },
+    ...services,
+  });
+  const usual = hostOnly(defaultSettings);
+  const reachable = [
+    "mail: smtp (tcp/25): reachable from everywhere, IPv4 and IPv6",
+    "mail: imaps (tcp/993): reachable from everywhere, IPv4 and IPv6",
+    "mail: ssh (tcp/22): reachable from 203.0.113.0/24",
+  ];
+  const unknown =
+    "mail: the state does not say what was reachable before (an update that failed, or another version); what will be:";
+  const none = ["mail: no change in what is reachable"];
+  const parts = { hosts: { mx1: "confirmed 12ab" }, securityGroupId: "sg-1" };
+
+  test.each<[string, Record<string, unknown>, string[]]>([
+    ["a stack that is new", { outputs: {} }, reachable],
+    ["a former self that is like it", { outputs: state({ exposure: exposure({}), hostOnly: usual, ...parts }) }, none],
+    [
+      "a former self that was not",
+      {
+        outputs: state({
+          ...{ ...parts, exposure: exposure({ imaps: "tcp/993: closed" }), hostOnly: { ...usual, "a key": "b: c" } },
+        }),
+      },
+      [
+        "mail: imaps (tcp/993): now reachable from everywhere, IPv4 and IPv6",
+        "mail: only on hosts, no longer a key: b",
+      ],
+    ],
+    [
+      "one with other parts",
+      { outputs: state({ exposure: exposure({ pop3: "tcp/110: public" }), hostOnly: usual, hosts: { mx2: "" } }) },
+      [
+        "mail: host mx2 is no longer part of this firewall",
+        "mail: pop3 (tcp/110): no longer reachable from anywhere (closed)",
+        "mail: host mx1 is now part of this firewall",
+        "mail: the security group is now part of this firewall",
+      ],
+    ],
+    ["an update that failed, which leaves no outputs", { outputs: state({}) }, [unknown, ...reachable]],
+    ["texts of another version", { outputs: state({ exposure: { imaps: "993" } }) }, [unknown, ...reachable]],
+    ["others of the same stack", { outputs: state({ exposure: {} }, `${firewall}2`) }, reachable],
+    ["a mock that knows no outputs", {}, []],
+  ])("beside %s", async (_, answer, expected) => {
+    const asked: unknown[] = [];
+    const { said } = await run(() => new MailFirewall("mail", { ...policy, hosts: { mx1 }, aws: { vpcId } }), {
+      preview: true,
+      state: (inputs) => {
+        asked.push(inputs);
+        return answer;
+      },
+    });
+    expect(asked).toEqual([{ stackName: "organization/mail-firewall/test" }]);
+    expect(said).toEqual(expected.length === 0 ? [] : [expected.join("\n")]);
+  });
+
+  test("an engine that does not answer stops nothing", async () => {
+    const { said, resources } = await run(() => new MailFirewall("mail", { ...policy, aws: { vpcId } }), {
+      preview: true,
+    });
+    expect(said).toEqual([]);
+    expect(where(resources)).toContain("MailFirewall > MailSecurityGroup mail");
+  });
+
+  test("the update itself says nothing: its own outputs are gone by then", async () => {
+    const { said } = await run(() => new MailFirewall("mail", { ...policy, aws: { vpcId } }), {
+      state: () => ({ outputs: {} }),
+    });
+    expect(said).toEqual([]);
+  });
+
+  test("a host and a group alone register what they say next time, below a firewall they do not", async () => {
+    const { result } = await run(() => {
+      const firewall = new MailFirewall("mail", { ...policy, aws: { vpcId } });
+      return {
+        host: new HostFirewall("mx1", { ...policy, ...mx1 }),
+        group: new MailSecurityGroup("group", { ...policy, vpcId }),
+        below: firewall.addHost("mx1", mx1),
+      };
+    });
+    const { host, group, below } = result;
+    for (const alone of [host, group]) {
+      expect((await resolve(alone.exposure!)).value).toMatchObject({ imaps: "tcp/993: public" });
+    }
+    expect((await resolve(host.hostOnly!)).value).toEqual(usual);
+    expect(below.exposure).toBeUndefined();
+  });
+
+  test("a host alone says what changes for it", async () => {
+    const at = urn("mail-firewall:index:HostFirewall", "mx1");
+    const { said } = await run(() => new HostFirewall("mx1", { ...policy, ...mx1, trustedNetworks: ["10.8.0.0/24"] }), {
+      preview: true,
+      state: () => ({ outputs: state({ exposure: exposure({}), hostOnly: usual }, at) }),
+    });
+    expect(said).toEqual(["mx1: only on hosts, now trusted networks: all accepted from 10.8.0.0/24"]);
+  });
+
+  test("a host that is added to a firewall says only what it does otherwise, one of the firewall's own nothing", async () => {
+    const trusting = { ...mx1, trustedNetworks: ["10.8.0.0/24"] };
+    const { said, result } = await run(
+      () => {
+        const firewall = new MailFirewall("mail", { ...policy, hosts: { mx1: trusting } });
+        return [
+          firewall.addHost("mx2", { ...trusting, host: "mx2" }),
+          firewall.addHost("mx3", { ...mx1, host: "mx3" }),
+        ];
+      },
+      { preview: true, state: () => ({ outputs: {} }) },
+    );
+    expect(said.sort()).toEqual([
+      "mail-mx2: only on hosts, trusted networks: all accepted from 10.8.0.0/24",
+      [...reachable, "mail: only on hosts, mx1: trusted networks: all accepted from 10.8.0.0/24"].join("\n"),
+    ]);
+    const own = await Promise.all(result.map((host) => resolve(host.hostOnly!)));
+    expect(own.map(({ value }) => Object.keys(value))).toEqual([["trusted networks"], []]);
+  });
+});
+
 describe("options of hosts", () => {
   const textOf = (options: HostOptions, name: string) =>
     rulesets(rulesOf(policy), `mail-firewall/test/${name}`, readHostOptions(options, "", new Faults()));
@@ -608,6 +796,101 @@ describe("MailSecurityGroup", () => {
   test("its id is unknown in the preview of a group that is yet to come", async () => {
     const { result } = await run(() => new MailSecurityGroup("mail", { ...policy, vpcId }), { preview: true });
     expect((await resolve(result.securityGroupId)).known).toBe(false);
+  });
+
+  test("region goes to all of its resources, tags to the group and to lists, and nothing else changes", async () => {
+    const args = { ...policy, services: { imaps: ["192.0.2.0/24", "198.51.100.0/24"] } };
+    const aws = { vpcId, attachTo: ["eni-0abc"], prefixLists: true };
+    const plain = await run(() => new MailSecurityGroup("mail", { ...args, ...aws }));
+    const tags = { owner: "mail-team" };
+    const { resources } = await run(
+      () => new MailSecurityGroup("mail", { ...args, ...aws, region: pulumi.output("eu-west-1"), tags }),
+    );
+    expect(where(resources)).toEqual(where(plain.resources));
+    for (const { where, inputs } of resources.filter(({ where }) => where.includes(">"))) {
+      const tagged = /> (SecurityGroup|PrefixList) /.test(where) ? { tags } : {};
+      expect(inputs).toEqual({ ...inputsOf(plain.resources, where), region: "eu-west-1", ...tagged });
+    }
+  });
+
+  test.each<[string, (opts: aws.Provider) => pulumi.ComponentResourceOptions]>([
+    ["provider", (provider) => ({ provider })],
+    ["providers", (aws) => ({ providers: { aws } })],
+    ["list of providers", (aws) => ({ providers: [aws] })],
+  ])("the %s of the component's options reaches all of its resources", async (_, opts) => {
+    const { resources } = await run(() => {
+      const provider = new aws.Provider("elsewhere", { region: "eu-west-1" });
+      const services = { imaps: ["192.0.2.0/24", "198.51.100.0/24"] };
+      const args = { ...policy, services, vpcId, attachTo: ["eni-0abc"], prefixLists: true };
+      return new MailSecurityGroup("mail", args, opts(provider));
+    });
+    const children = resources.filter(({ where }) => where.startsWith("MailSecurityGroup > "));
+    expect(new Set(children.map(({ where }) => where.split(" ")[2]))).toEqual(
+      new Set(["SecurityGroup", "IngressRule", "EgressRule", "PrefixList", "Attachment"]),
+    );
+    for (const { provider } of children) expect(provider).toContain("::elsewhere::");
+  });
+
+  test("attaches the group, named by network interface, after all of its rules", async () => {
+    const { resources } = await run(() => new MailSecurityGroup("mail", { ...policy, vpcId, attachTo: ["eni-0abc"] }));
+    expect(inputsOf(resources, "MailSecurityGroup > Attachment mail-eni-0abc")).toEqual({
+      networkInterfaceId: "eni-0abc",
+      securityGroupId: "mail-id",
+    });
+    expect(resources.at(-1)!.where).toBe("MailSecurityGroup > Attachment mail-eni-0abc");
+  });
+
+  test("puts its rules, under the same names, into a group that exists", async () => {
+    const { result, resources } = await run(
+      () => new MailSecurityGroup("mail", { ...policy, securityGroupId: pulumi.output("sg-0abc") }),
+    );
+    const [, ...expected] = groupResources("MailSecurityGroup", "mail", policy);
+    expect(where(resources)).toEqual(["MailSecurityGroup mail", ...expected].sort());
+    for (const { inputs } of resources.slice(1)) expect(inputs.securityGroupId).toBe("sg-0abc");
+    expect(await resolve(result.securityGroupId)).toMatchObject({ value: "sg-0abc", known: true });
+  });
+
+  test("gives services with the same networks one prefix list, and each a rule that refers to it", async () => {
+    const networks = ["192.0.2.0/24", "198.51.100.0/24"];
+    const { result, resources } = await run(
+      () =>
+        new MailSecurityGroup("mail", {
+          ...policy,
+          services: { imap: networks, imaps: networks },
+          vpcId,
+          prefixLists: true,
+        }),
+    );
+    expect(inputsOf(resources, "MailSecurityGroup > PrefixList mail-ingress-tcp-143-networks-ipv4")).toEqual({
+      addressFamily: "IPv4",
+      entries: networks.map((cidr) => ({ cidr })),
+      maxEntries: 2,
+    });
+    for (const [port, description] of [
+      [143, "imap: read mail, plaintext or STARTTLS"],
+      [993, "imaps: read mail over TLS"],
+    ]) {
+      expect(inputsOf(resources, `MailSecurityGroup > IngressRule mail-ingress-tcp-${port}-networks-ipv4`)).toEqual({
+        securityGroupId: "mail-id",
+        ...{ ipProtocol: "tcp", fromPort: port, toPort: port },
+        prefixListId: "mail-ingress-tcp-143-networks-ipv4-id",
+        description,
+      });
+    }
+    expect(where(resources).filter((one) => one.includes("PrefixList"))).toHaveLength(1);
+    const waitsFor = await (
+      result.securityGroupId as unknown as { allResources(): Promise<Set<pulumi.Resource>> }
+    ).allResources();
+    expect(waitsFor.size).toBe(resources.length - 2); // all but the component and the list, for which its rules wait
+  });
+
+  test("takes the ids of network interfaces in plain only, because it names resources after them", async () => {
+    await run(() => {
+      const attachTo = [pulumi.output("eni-0abc")] as unknown as string[];
+      expect(() => new MailSecurityGroup("mail", { ...policy, vpcId, attachTo })).toThrow(
+        /attachTo\[0\]: a value of type Output\w* is not the id of a network interface in plain; an interface of the same/,
+      );
+    });
   });
 
   test("takes an SSH that is closed", async () => {

@@ -55,9 +55,30 @@ test("the example of the contract becomes the component's arguments", () => {
   });
 });
 
+test.each([
+  ["open", { mode: "open" }],
+  ["mail", { mode: "mail" }],
+  [{ relay: "public" }, { relay: ["public"] }],
+  [{ relay: ["198.51.100.7/32"] }, { relay: ["198.51.100.7/32"] }],
+])("egress %j becomes the component's", (egress, expected) => {
+  expect(read({ ...good, egress })).toHaveProperty("egress", expected);
+});
+
 test.each<[string, Record<string, unknown>]>([
   ["hosts alone", { ssh: "public", hosts: { mx1 } }],
   ["a VPC alone", { ssh: "closed", aws: { vpcId: "vpc-0abc" } }],
+  [
+    "every key of aws, of which one of its own is named",
+    {
+      ...good,
+      aws: {
+        ...{ vpcId: "vpc-0abc", attachTo: ["eni-0abc", "eni-1abc"], prefixLists: true, rulesPerGroup: 200 },
+        ...{ region: "us-gov-west-1", tags: { Name: "mail", owner: "" } },
+      },
+    },
+  ],
+  ["a group that exists", { ...good, aws: { securityGroupId: "sg-0abc", region: "eusc-de-east-1" } }],
+  ["a mode and a relay", { ...good, egress: { mode: "mail", relay: ["198.51.100.7/32", "2001:db8::7/128"] } }],
   ["what Pulumi.yaml's defaults add", { ...good, services: {}, ports: {}, host: {} }],
   [
     "every option, for all hosts and for one",

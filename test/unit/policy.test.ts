@@ -1,8 +1,9 @@
 import fc from "fast-check";
 
+import { rulesets } from "../../components/host/ruleset";
 import { exposure } from "../../components/policy/exposure";
 import { Faults } from "../../components/policy/faults";
-import { readPolicy, rules, warnings, type PolicyArgs } from "../../components/policy/policy";
+import { readPolicy, rules, warnings, type EgressArgs, type PolicyArgs } from "../../components/policy/policy";
 import { aliases, catalogue, groups, serviceNames } from "../../components/policy/services";
 import { policyArgs, shuffled } from "./arbitraries";
 
@@ -139,6 +140,78 @@ test.each<[Partial<PolicyArgs>, string[]]>([
   [{ services: { imaps: ["0.0.0.0/0"] } }, ["imaps is public over IPv4 only"]],
   [{ services: { smtp: ["::/0"] } }, ["smtp is public over IPv6 only"]],
   [{ ports: { vpn: { protocol: "udp", port: 1194, from: ["::/0"] } } }, ["vpn is public over IPv6 only"]],
+  [{ egress: { mode: "mail" } }, []],
 ])("warns about %j", (args, expected) => {
-  expect(warnings(read(args))).toEqual(expected);
+  expect(warnings(read(args), true)).toEqual(expected);
+});
+
+test.each<[EgressArgs | undefined, boolean]>([
+  [undefined, false],
+  [{ mode: "open" }, false],
+  [{ mode: "mail" }, true],
+  [{ relay: ["198.51.100.7/32"] }, true],
+])("without a security group, egress %j has an effect or is warned about", (egress, warned) => {
+  expect(warnings(read(egress ? { egress } : {}), false)).toEqual(
+    warned
+      ? [
+          "egress has no effect here: hosts do not restrict what they send, only a security group does; add one, or delete egress",
+        ]
+      : [],
+  );
+});
+
+/** What may be sent: protocol, port or ICMP type, and the networks. */
+function outbound(egress: EgressArgs | undefined): Record<string, string[]> {
+  const found: Record<string, string[]> = {};
+  for (const rule of rules(read(egress ? { egress } : {}))) {
+    if (rule.direction === "in") continue;
+    const where = [rule.protocol, rule.port ?? rule.icmpType].filter((part) => part !== undefined).join("/");
+    (found[where] ??= []).push(rule.source.text);
+  }
+  return found;
+}
+
+const world = ["0.0.0.0/0", "::/0"];
+const beside = {
+  ...Object.fromEntries(["tcp/53", "udp/53", "tcp/80", "udp/123", "tcp/443"].map((where) => [where, world])),
+  ...Object.fromEntries([3, 8, 11, 12].map((type) => [`icmp/${type}`, ["0.0.0.0/0"]])),
+  ...Object.fromEntries([1, 2, 3, 4, 128].map((type) => [`icmpv6/${type}`, ["::/0"]])),
+};
+
+test.each<[EgressArgs | undefined, Record<string, string[]>]>([
+  [undefined, { all: world }],
+  [{ mode: "open" }, { all: world }],
+  [{ mode: "mail" }, { "tcp/25": world, ...beside }],
+  [
+    { relay: ["2001:db8:7::/48", "198.51.100.7/32"] },
+    { "tcp/465": ["198.51.100.7/32", "2001:db8:7::/48"], "tcp/587": ["198.51.100.7/32", "2001:db8:7::/48"], ...beside },
+  ],
+  [
+    { mode: "mail", relay: ["198.51.100.7/32"] },
+    { "tcp/465": ["198.51.100.7/32"], "tcp/587": ["198.51.100.7/32"], ...beside },
+  ],
+  [{ relay: ["public"] }, { "tcp/465": world, "tcp/587": world, ...beside }],
+])("with egress %j a server may send exactly this", (egress, expected) => {
+  expect(outbound(egress)).toEqual(expected);
+});
+
+test("egress changes nothing on hosts", () => {
+  fc.assert(
+    fc.property(policyArgs, ({ egress, ...args }) => {
+      expect(rulesets(rules(read({ ...args, egress: egress! })), "p/s/n")).toBe(rulesets(rules(read(args)), "p/s/n"));
+    }),
+    { numRuns: 50 },
+  );
+});
+
+test.each<[unknown, string[]]>([
+  ["mail", ['egress: "mail" is not a map; write { mode: "mail" } or { relay: ["198.51.100.7/32"] }']],
+  [{}, ['egress: says nothing; write { mode: "mail" } or { relay: ["198.51.100.7/32"] }']],
+  [{ mode: "opn" }, ['egress.mode: "opn" is not a mode; did you mean "open"?']],
+  [{ mode: ["mail"] }, ['egress.mode: ["mail"] is not a mode; known are open, mail']],
+  [{ mod: "mail", mode: "mail" }, ['egress.mod: unknown key; did you mean "mode"?']],
+])("refuses egress %j", (egress, expected) => {
+  const faults = new Faults();
+  readPolicy({ ssh: ["closed"], egress } as PolicyArgs, "", { any: false }, faults);
+  expect(faults.list.map(({ path, problem }) => `${path}: ${problem}`)).toEqual(expected);
 });

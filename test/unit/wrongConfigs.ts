@@ -59,7 +59,9 @@ export const wrongConfigs: [string, Record<string, unknown>, string[]][] = [
   [
     "an unknown key",
     { ...good, firewall: {} },
-    ["firewall: unknown key; known are services, ssh, ports, host, hosts, sshPrivateKey, sshPrivateKeyPassword, aws"],
+    [
+      "firewall: unknown key; known are services, ssh, ports, egress, host, hosts, sshPrivateKey, sshPrivateKeyPassword, aws",
+    ],
   ],
   [
     "services as a list",
@@ -672,13 +674,125 @@ export const wrongConfigs: [string, Record<string, unknown>, string[]][] = [
       ...good,
       services: { imaps: Array.from({ length: 57 }, (_, i) => `10.${i}.0.0/16`) },
     },
-    ["aws: makes 63 inbound IPv4 rules, and a security group takes 60; name fewer or wider networks"],
+    [
+      'aws: makes 63 inbound IPv4 rules, and a security group takes 60; name fewer or wider networks, or have AWS raise "Inbound or outbound rules per security group" and write rulesPerGroup: 63',
+    ],
+  ],
+  [
+    "more rules than a raised quota, of which prefix lists save none",
+    {
+      ...good,
+      services: { imaps: Array.from({ length: 57 }, (_, i) => `fd12:${i + 1}::/32`) },
+      aws: { ...good.aws, prefixLists: true, rulesPerGroup: 62 },
+    },
+    [
+      'aws: makes 63 inbound IPv6 rules, and a security group takes 62; name fewer or wider networks, or have AWS raise "Inbound or outbound rules per security group" and write rulesPerGroup: 63',
+    ],
+  ],
+  ...[0, 1001, 60.5, "60"].map((quota): (typeof wrongConfigs)[number] => [
+    `a quota of ${JSON.stringify(quota)} rules`,
+    { ...good, aws: { ...good.aws, rulesPerGroup: quota } },
+    [`aws.rulesPerGroup: ${JSON.stringify(quota)} is not a quota of rules; write a whole number from 1 to 1000`],
+  ]),
+  [
+    "both a VPC and a group that exists",
+    { ...good, aws: { ...good.aws, securityGroupId: "sg-0123456789abcdef0" } },
+    ["aws.vpcId: stands beside securityGroupId, a group that is in a VPC already; delete one"],
+  ],
+  [
+    "the name of a group for its id, and a zone for a region",
+    { ...good, aws: { securityGroupId: "mail", region: "eu-central-1a" } },
+    [
+      'aws.securityGroupId: "mail" is not the id of a security group; write one such as sg-0123456789abcdef0',
+      'aws.region: "eu-central-1a" is not a region; write one such as eu-central-1',
+    ],
+  ],
+  [
+    "a word for a switch of aws, and a network interface without its list",
+    { ...good, aws: { ...good.aws, prefixLists: "yes", attachTo: "eni-0123456789abcdef0" } },
+    [
+      'aws.prefixLists: "yes" is neither true nor false',
+      'aws.attachTo: "eni-0123456789abcdef0" is not a list; write the ids of network interfaces, such as [eni-0123456789abcdef0]',
+    ],
+  ],
+  [
+    "network interfaces that are none, and one twice",
+    { ...good, aws: { ...good.aws, attachTo: ["i-0123456789abcdef0", "eni-0abc", 7, "eni-0abc"] } },
+    [
+      'aws.attachTo[0]: "i-0123456789abcdef0" is not the id of a network interface; write one such as eni-0123456789abcdef0',
+      "aws.attachTo[2]: 7 is not the id of a network interface; write one such as eni-0123456789abcdef0",
+      'aws.attachTo[3]: "eni-0abc" is listed twice; delete one',
+    ],
+  ],
+  [
+    "tags that AWS refuses",
+    {
+      ...good,
+      aws: { ...good.aws, tags: { cost: 42, "aws:owner": "x", ["k".repeat(129)]: "x", long: "x".repeat(257) } },
+    },
+    [
+      'aws.tags.cost: 42 is not text; write "42"',
+      'aws.tags["aws:owner"]: begins with "aws:", which is reserved; use another key',
+      `aws.tags.${"k".repeat(129)}: is not a key of a tag; use 1 to 128 characters`,
+      "aws.tags.long: has 257 characters, and AWS takes 256; shorten it",
+    ],
+  ],
+  [
+    "tags as a list",
+    { ...good, aws: { ...good.aws, tags: ["mail"] } },
+    ['aws.tags: ["mail"] is not a map; write { owner: mail-team }'],
+  ],
+  [
+    "51 tags",
+    { ...good, aws: { ...good.aws, tags: Object.fromEntries(Array.from({ length: 51 }, (_, i) => [`t${i}`, "x"])) } },
+    ["aws.tags: has 51 tags, and AWS takes 50; delete some"],
+  ],
+  [
+    "a misspelled egress",
+    { ...good, egress: "opne" },
+    ['egress: "opne" is none of "open", "mail" and a relay such as { relay: ["198.51.100.7/32"] }'],
+  ],
+  [
+    "an egress without anything",
+    { ...good, egress: {} },
+    ['egress: says nothing; write { mode: "mail" } or { relay: ["198.51.100.7/32"] }'],
+  ],
+  [
+    "a relay without its list, and a misspelled one",
+    { ...good, egress: { relay: "198.51.100.7/32", realy: [] } },
+    [
+      'egress.realy: unknown key; did you mean "relay"?',
+      'egress.relay: "198.51.100.7/32" is not a list; write the relay\'s networks, such as ["198.51.100.7/32"]',
+    ],
+  ],
+  [
+    "a relay that restricts nothing",
+    { ...good, egress: { mode: "open", relay: ["198.51.100.7/32"] } },
+    ['egress.relay: restricts, and the mode "open" does not; delete one'],
+  ],
+  [
+    "relays that are none",
+    {
+      ...good,
+      egress: { relay: ["198.51.100.7", "public", "mail.example.org", "198.51.100.0/24", "198.51.100.7/32"] },
+    },
+    [
+      'egress.relay[0]: "198.51.100.7" has no prefix length; write 198.51.100.7/32 for one address',
+      'egress.relay[1]: "public" stands alone; delete it or the rest of the list',
+      'egress.relay[2]: "mail.example.org" is not a CIDR; write a network such as "10.20.0.0/16" or "fd12::/48"',
+      'egress.relay[4]: "198.51.100.7/32" overlaps: 198.51.100.7/32 lies inside 198.51.100.0/24; delete one',
+    ],
+  ],
+  [
+    "an empty relay",
+    { ...good, egress: { relay: [] } },
+    ["egress.relay: is an empty list; write the relay's networks"],
   ],
   [
     "everything at once",
     { ssh: ["x"], services: { imaps: [] }, hosts: { mx1: {} }, aws: {}, tags: {} },
     [
-      "tags: unknown key; known are services, ssh, ports, host, hosts, sshPrivateKey, sshPrivateKeyPassword, aws",
+      "tags: unknown key; known are services, ssh, ports, egress, host, hosts, sshPrivateKey, sshPrivateKeyPassword, aws",
       "hosts.mx1.host: is missing; write the name or address to dial",
       "hosts.mx1.hostKey: is missing; write the line of the host's /etc/ssh/ssh_host_ed25519_key.pub",
       'services.imaps: is an empty list; write who may reach it, or "closed" for nobody',

@@ -51,10 +51,11 @@ const GROUP = "aws:ec2/securityGroup:SecurityGroup";
 const INGRESS = "aws:vpc/securityGroupIngressRule:SecurityGroupIngressRule";
 const EGRESS = "aws:vpc/securityGroupEgressRule:SecurityGroupEgressRule";
 const LIST = "aws:ec2/managedPrefixList:ManagedPrefixList";
+const ATTACHMENT = "aws:ec2/networkInterfaceSecurityGroupAttachment:NetworkInterfaceSecurityGroupAttachment";
 const schemas = new Map<string, Schema>();
 
 function schema(type: string): Schema {
-  if (![GROUP, INGRESS, EGRESS, LIST].includes(type)) throw new Error(`${STAND_IN} has no ${type}`);
+  if (![GROUP, INGRESS, EGRESS, LIST, ATTACHMENT].includes(type)) throw new Error(`${STAND_IN} has no ${type}`);
   const file = /^aws:(.*):/.exec(type)![1]!;
   return schemas.get(type) ?? schemas.set(type, schemaOf(file)).get(type)!;
 }
@@ -205,7 +206,12 @@ function explain(what: string, action: string, error: unknown): Error {
   return new Error(`${what}: operation error EC2: ${action}, api error ${name}: ${message}`);
 }
 
-const GONE = ["InvalidGroup.NotFound", "InvalidSecurityGroupRuleId.NotFound", "InvalidPrefixListID.NotFound"];
+const GONE = [
+  "InvalidGroup.NotFound",
+  "InvalidSecurityGroupRuleId.NotFound",
+  "InvalidPrefixListID.NotFound",
+  "InvalidNetworkInterfaceID.NotFound",
+];
 const codeIs = (error: unknown, ...codes: string[]) => codes.includes((error as Error).name);
 const toAws = (tags: Tags) => Object.entries(tags).map(([Key, Value]) => ({ Key, Value }));
 const fromAws = (tags: Sdk.Tag[] = []): Tags => Object.fromEntries(tags.map((t) => [t.Key!, t.Value ?? ""]));
@@ -223,6 +229,7 @@ export class AwsStandIn implements Provider {
   readonly version = (load("@pulumi/aws/package.json") as { version: string }).version;
   private config: Props = {};
   private readonly clients = new Map<string, Sdk.EC2>();
+  private readonly turns = new Map<string, Promise<void>>();
 
   checkConfig(config: Props): CheckFailure[] {
     const { inputs } = schemaOf("provider");
@@ -296,7 +303,7 @@ export class AwsStandIn implements Provider {
         fault(name, `expected a string, got ${JSON.stringify(inputs[name])}`);
     }
     for (const name of required.filter((r) => !given(inputs[r]))) fault(name, "missing required property");
-    (type === GROUP ? checkGroup : type === LIST ? checkList : checkRule)(inputs, fault);
+    if (type !== ATTACHMENT) (type === GROUP ? checkGroup : type === LIST ? checkList : checkRule)(inputs, fault);
 
     // pulumi-aws provider/region.go applyRegion
     inputs.region ??= this.region;
@@ -324,13 +331,16 @@ export class AwsStandIn implements Provider {
     // Optional and computed: nothing given is no change
     const named = (properties: string[]) => properties.filter((p) => given(news[p]) && differs(p));
     let replaces: string[];
-    let changes = !same(olds.tags ?? {}, news.tags ?? {}) || !same(olds.tagsAll ?? {}, this.tagsAll(news));
+    let changes =
+      type !== ATTACHMENT && (!same(olds.tags ?? {}, news.tags ?? {}) || !same(olds.tagsAll ?? {}, this.tagsAll(news)));
     if (type === GROUP) {
       replaces = named(["name", "namePrefix", "description", "vpcId", "region"]);
       changes ||= differs("revokeRulesOnDelete");
     } else if (type === LIST) {
       replaces = named(["addressFamily", "region"]);
       changes ||= differs("name") || differs("maxEntries") || !same(listEntries(olds), listEntries(news));
+    } else if (type === ATTACHMENT) {
+      replaces = named(["networkInterfaceId", "securityGroupId", "region"]);
     } else {
       replaces = [...(differs("securityGroupId") ? ["securityGroupId"] : []), ...named(["region"])];
       // tf ModifyPlan: "When you modify a rule, you cannot change the rule's source type."
@@ -349,6 +359,7 @@ export class AwsStandIn implements Provider {
   async create(urn: string, inputs: Props, preview = false): Promise<{ id: string; outs: Props }> {
     const type = typeOf(urn);
     schema(type);
+    if (type === ATTACHMENT) return preview ? { id: "", outs: inputs } : this.attach(inputs);
     const tagsAll = this.tagsAll(inputs);
     if (preview) {
       const computed = {
@@ -423,10 +434,14 @@ export class AwsStandIn implements Provider {
       Object.entries(olds).filter(([k]) => !inputs.includes(k) || /^(ingress|egress|vpcId|name|namePrefix)$/.test(k)),
     );
     const outs = { ...keep, ...news, tagsAll };
-    if (preview) return { outs: type === LIST ? { ...outs, version: UNKNOWN } : outs };
+    const otherEntries = type === LIST && !same(listEntries(olds), listEntries(news));
+    if (preview) return { outs: otherEntries ? { ...outs, version: UNKNOWN } : outs };
     const client = this.client(news.region);
-    if (type === LIST && ["name", "entries", "maxEntries"].some((f) => !same(olds[f], news[f])))
-      throw new Error(`${STAND_IN} cannot change a ManagedPrefixList`);
+    if (type === LIST) {
+      await changeList(client, id, olds, news).catch((error: unknown) => {
+        throw explain(`updating EC2 Managed Prefix List (${id})`, "ModifyManagedPrefixList", error);
+      });
+    }
     if (type !== LIST && type !== GROUP && RULE_FIELDS.some((f) => !same(olds[f], news[f]))) {
       const rule = news as Rule;
       try {
@@ -460,20 +475,22 @@ export class AwsStandIn implements Provider {
     const region = (olds.region as string | undefined) ?? this.region;
     const client = this.client(region);
     const live = await (
-      type === GROUP
-        ? readGroup(client, id)
-        : type === LIST
-          ? readList(client, id)
-          : readRule(client, id, type === EGRESS, olds)
+      type === ATTACHMENT
+        ? readAttachment(client, id)
+        : type === GROUP
+          ? readGroup(client, id)
+          : type === LIST
+            ? readList(client, id)
+            : readRule(client, id, type === EGRESS, olds)
     ).catch((error: unknown) => {
       if (codeIs(error, ...GONE)) return undefined;
       throw explain(`reading ${type} (${id})`, "Describe", error);
     });
     if (!live) return { id: "", props: {} };
-    const { allTags, ...state } = live as Props & { allTags: Tags };
+    const { allTags, ...state } = live as Props & { allTags?: Tags };
     const defaults = this.option<{ tags?: Tags }>("defaultTags")?.tags ?? {};
     const mine = (olds.tags ?? {}) as Tags;
-    const tags = Object.fromEntries(Object.entries(allTags).filter(([k, v]) => k in mine || defaults[k] !== v));
+    const tags = Object.fromEntries(Object.entries(allTags ?? {}).filter(([k, v]) => k in mine || defaults[k] !== v));
     const noTags = !Object.keys(tags).length && !given(olds.tags); // none planned and none found is none, not {}
     const kept =
       type === GROUP ? { revokeRulesOnDelete: (olds.revokeRulesOnDelete as boolean | undefined) ?? false } : {};
@@ -491,6 +508,7 @@ export class AwsStandIn implements Provider {
     const type = typeOf(urn);
     schema(type);
     const client = this.client(props.region);
+    if (type === ATTACHMENT) return this.detach(id, props);
     const action = type === GROUP ? "DeleteSecurityGroup" : type === LIST ? "DeleteManagedPrefixList" : "Revoke";
     try {
       if (type === GROUP) {
@@ -510,6 +528,44 @@ export class AwsStandIn implements Provider {
     } catch (error) {
       if (!codeIs(error, ...GONE)) throw explain(`deleting ${type} (${id})`, action, error);
     }
+  }
+
+  /** tf vpc_network_interface_sg_attachment.go: there is no call for one group, only for all of an interface. */
+  private async attach(inputs: Props) {
+    const { networkInterfaceId: eni, securityGroupId: group, region } = inputs;
+    const client = this.client(region);
+    await this.alone(eni, async () => {
+      const groups = await groupsOf(client, eni);
+      if (groups.includes(group))
+        throw new Error(`EC2 Security Group (${group}) already attached to EC2 Network Interface (${eni})`);
+      await client.modifyNetworkInterfaceAttribute({ NetworkInterfaceId: eni, Groups: [group!, ...groups] });
+    }).catch((error: unknown) => {
+      throw explain(`modifying EC2 Network Interface (${eni})`, "ModifyNetworkInterfaceAttribute", error);
+    });
+    return { id: `${group}_${eni}`, outs: inputs };
+  }
+
+  private async detach(id: string, props: Props) {
+    const { networkInterfaceId: eni, securityGroupId: group, region } = props;
+    const client = this.client(region);
+    await this.alone(eni, async () => {
+      const Groups = (await groupsOf(client, eni)).filter((one) => one !== group);
+      // moto would keep the last one silently
+      if (!Groups.length) throw new AwsError("InvalidParameterCombination", "No attributes specified.");
+      await client.modifyNetworkInterfaceAttribute({ NetworkInterfaceId: eni, Groups });
+    }).catch((error: unknown) => {
+      if (!codeIs(error, ...GONE)) throw explain(`deleting ${ATTACHMENT} (${id})`, "ModifyNetworkInterface", error);
+    });
+  }
+
+  /** tf conns.GlobalMutexKV: what is read, changed and written back must not change in between. */
+  private async alone(key: string, action: () => Promise<void>): Promise<void> {
+    const turn = (this.turns.get(key) ?? Promise.resolve()).then(action);
+    this.turns.set(
+      key,
+      turn.catch(() => {}),
+    );
+    return turn;
   }
 
   private async createList(inputs: Props, tagsAll: Tags) {
@@ -623,6 +679,50 @@ function gather(groupId: string, permissions: Sdk.IpPermission[] = []) {
   return [...rules.entries()].sort(([a], [b]) => (a < b ? -1 : 1)).map(([, rule]) => rule);
 }
 
+async function groupsOf(client: Sdk.EC2, eni: string): Promise<string[]> {
+  const { NetworkInterfaces } = await client.describeNetworkInterfaces({ NetworkInterfaceIds: [eni] });
+  return NetworkInterfaces![0]!.Groups!.map((group) => group.GroupId!);
+}
+
+async function readAttachment(client: Sdk.EC2, id: string): Promise<Props | undefined> {
+  const [securityGroupId = "", networkInterfaceId = ""] = id.split("_").sort().reverse(); // an import has them the other way
+  const attached = (await groupsOf(client, networkInterfaceId)).includes(securityGroupId);
+  return attached ? { networkInterfaceId, securityGroupId } : undefined;
+}
+
+/**
+ * tf resourceManagedPrefixListUpdate: the size and the entries cannot change in one call, so the list grows before, and shrinks
+ * after. For a changed description the entry is taken out first, and then the version that it was taken out of is named again,
+ * which AWS refuses: a bug (tf #43528).
+ */
+async function changeList(client: Sdk.EC2, id: string, olds: Props, news: Props): Promise<void> {
+  const [before, after] = [listEntries(olds), listEntries(news)];
+  const without = (some: Tags[], others: Tags[]) => some.filter((e) => !others.some((o) => same(e, o)));
+  const added = without(after, before);
+  const removed = without(before, after);
+  const described = removed.filter((e) => added.some((a) => a.cidr === e.cidr));
+  const cidrs = (entries: Tags[]) => (entries.length ? entries.map((e) => ({ Cidr: e.cidr! })) : undefined);
+  const adds = added.map((e) => ({ Cidr: e.cidr!, Description: e.description }));
+  const size = Number(news.maxEntries);
+  const resize = () => client.modifyManagedPrefixList({ PrefixListId: id, MaxEntries: size });
+  const CurrentVersion = olds.version as number | undefined;
+
+  if (size > Number(olds.maxEntries)) await resize();
+  if (described.length)
+    await client.modifyManagedPrefixList({ PrefixListId: id, CurrentVersion, RemoveEntries: cidrs(described) });
+  if (added.length || removed.length || olds.name !== news.name) {
+    const entries = { AddEntries: adds.length ? adds : undefined, RemoveEntries: cidrs(without(removed, described)) };
+    const version = added.length || removed.length ? { CurrentVersion } : {};
+    await client.modifyManagedPrefixList({
+      PrefixListId: id,
+      PrefixListName: news.name as string,
+      ...version,
+      ...entries,
+    });
+  }
+  if (size < Number(olds.maxEntries)) await resize();
+}
+
 async function readList(client: Sdk.EC2, id: string): Promise<Props | undefined> {
   const { PrefixLists } = await client.describeManagedPrefixLists({ PrefixListIds: [id] });
   const list = PrefixLists?.find((l) => l.State !== "delete-complete");
@@ -654,6 +754,7 @@ function serve(standIn: AwsStandIn) {
   const { main } = load("@pulumi/pulumi/provider/server") as { main: (p: Provider, args: string[]) => Promise<void> };
   const inSdk = createRequire(load.resolve("@pulumi/pulumi/package.json"));
   const messages = inSdk("./proto/provider_pb.js") as typeof Messages;
+  const { Struct } = inSdk("google-protobuf/google/protobuf/struct_pb.js") as { Struct: typeof Struct_ };
   const grpc = inSdk("@grpc/grpc-js") as {
     Server: { prototype: { addService(service: unknown, server: Props): void } };
   };
@@ -699,8 +800,11 @@ function serve(standIn: AwsStandIn) {
   prototype.addService = function (service, server) {
     for (const method of ["create", "update", "read"]) {
       const original = server[method] as Handler;
-      server[method] = (call: Call<never>, reply: Reply<never>) =>
-        original.call({ provider: forCall(call) }, call, reply);
+      server[method] = (call: Call<never>, reply: Reply<never>) => {
+        const request = call.request as Messages.ReadRequest;
+        if (method === "read" && !request.getProperties()) request.setProperties(new Struct()); // an import has none
+        return original.call({ provider: forCall(call) }, call, reply);
+      };
     }
     addService.call(this, service, Object.assign(server, { checkConfig, configure }));
   };
