@@ -141,9 +141,8 @@ interface DescribedRule {
 }
 
 /** What a group says about a packet, by what the API printed and first principles, without any code of the proof. */
-function admits(describedRules: string, { source, protocol, port }: Packet): boolean {
-  const { SecurityGroupRules } = JSON.parse(describedRules) as { SecurityGroupRules: DescribedRule[] };
-  return SecurityGroupRules.some(
+function admits(rules: readonly DescribedRule[], { source, protocol, port }: Packet): boolean {
+  return rules.some(
     ({ IsEgress, IpProtocol, FromPort, ToPort, CidrIpv4, CidrIpv6 }) =>
       !IsEgress &&
       IpProtocol === protocol &&
@@ -242,6 +241,7 @@ async function ask(host: MailHost, { texts, groupRules }: Twins, packets: readon
     return judge(parseRuleset(texts[family], family), "MAILFW-IN", { in: "eth0", state: "NEW", local: true, to });
   });
   const group = reach(parseGroupRules(json), "ingress").surely;
+  const { SecurityGroupRules } = JSON.parse(json) as { SecurityGroupRules: DescribedRule[] };
   const probes = packets.map((packet) => ({ ...packet, target: targets[familyOf(packet.source)] }));
   const kernel = (await probe(client, probes, { timeoutMs: 300 })).map((verdict) => verdict !== "shut");
   const others = packets.map((packet) => {
@@ -255,7 +255,12 @@ async function ask(host: MailHost, { texts, groupRules }: Twins, packets: readon
     };
     const { accept, drop } = fates[family === 4 ? 0 : 1]!(cell);
     expect(accept).toBe(!drop); // it depends on nothing
-    return { packet, host: accept, group: group.some((one) => holds(one, cell)), api: admits(json, packet) };
+    return {
+      packet,
+      host: accept,
+      group: group.some((one) => holds(one, cell)),
+      api: admits(SecurityGroupRules, packet),
+    };
   });
   // Silence is a matter of patience: a kernel whose rules should have let it answer is given more time.
   const doubted = packets.flatMap((_, i) => (others[i]!.host && !kernel[i] ? [i] : []));
