@@ -71,7 +71,7 @@ async function untouched(host: MailHost): Promise<boolean> {
 
 /** What a packet from this process, the operator, meets. */
 async function dial(host: MailHost, ...ports: number[]): Promise<Verdict[]> {
-  const from = { pid: process.pid, close: () => Promise.resolve() };
+  const from = { pid: process.pid };
   const to = { source: "203.0.113.1", target: host.address4, protocol: "tcp" } as const;
   return probe(
     from,

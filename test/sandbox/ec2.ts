@@ -22,6 +22,14 @@ export interface Ec2Group {
   tags: Record<string, string>;
 }
 
+/** A call of the stand-in, when it was asked or when it was answered. */
+export interface Ec2Request {
+  call: string;
+  /** As the AWS SDK takes it. */
+  input: Record<string, unknown>;
+  answered: boolean;
+}
+
 /** An EC2 API of one's own: moto, made as strict as AWS where it is kinder. */
 export interface Ec2 {
   endpoint: string;
@@ -36,6 +44,8 @@ export interface Ec2 {
   rules(groupId: string): Promise<Ec2Rule[]>;
   /** The API calls of the stand-in so far, in order. The real provider leaves no trace here. */
   calls(): string[];
+  /** The same with what was asked, and once more where it was answered, unless by an error. */
+  requests(): Ec2Request[];
   /** A network interface that uses the group. */
   attach(groupId: string): Promise<{ id: string; detach(): Promise<void> }>;
   close(): Promise<void>;
@@ -252,6 +262,10 @@ export async function startEc2(): Promise<Ec2> {
   const client = new EC2({ region: REGION, endpoint, credentials });
   await client.describeSecurityGroups({}).catch((e: unknown) => give(`does not answer: ${String(e)}`));
 
+  const requests = () => {
+    const lines = existsSync(callLog) ? readFileSync(callLog, "utf8").split("\n").filter(Boolean) : [];
+    return lines.map((line) => JSON.parse(line) as Ec2Request);
+  };
   const subnets = new Map<string, string>();
   return {
     endpoint,
@@ -285,7 +299,11 @@ export async function startEc2(): Promise<Ec2> {
       const { SecurityGroupRules } = await client.describeSecurityGroupRules(filter);
       return (SecurityGroupRules ?? []).map(plain).sort((a, b) => (sortKey(a) < sortKey(b) ? -1 : 1));
     },
-    calls: () => (existsSync(callLog) ? readFileSync(callLog, "utf8").split("\n").filter(Boolean) : []),
+    calls: () =>
+      requests()
+        .filter(({ answered }) => !answered)
+        .map(({ call }) => call),
+    requests,
     async attach(groupId) {
       const { SecurityGroups } = await client.describeSecurityGroups({ GroupIds: [groupId] });
       const vpcId = SecurityGroups![0]!.VpcId!;

@@ -114,6 +114,12 @@ const machinePrologue = `echo 0 >/proc/sys/net/ipv4/icmp_ratemask
 echo >/proc/sys/net/ipv6/icmp/ratemask
 `;
 
+/** A machine with a network of its own. */
+export interface NetworkMachine extends Machine {
+  /** Runs commands of `ip` in its network, one a line. */
+  configure(commands: string[]): Promise<void>;
+}
+
 /** Always the same for an address: when it moves to the next machine, what its neighbours remember stays true. */
 export const macOf = (address: string): string =>
   ["02", ...createHash("sha256").update(address).digest("hex").match(/../g)!.slice(0, 5)].join(":");
@@ -168,6 +174,10 @@ export async function startScript(
   return { pid, line, close, started: () => holdOpen(child, false) };
 }
 
+/** An address of a machine, in the words of `ip`. */
+export const assign = (address: string) =>
+  `address add ${address}${address.includes(":") ? "/128 nodad" : "/32"} dev eth0`;
+
 /** The same with a network of its own: these addresses on eth0, and everything on-link. */
 export async function startMachine(
   title: string,
@@ -175,10 +185,12 @@ export async function startMachine(
   namespaces: string[],
   script: string,
   env: Record<string, string> = {},
-): Promise<Machine> {
+): Promise<NetworkMachine> {
   const machine = await startScript(title, namespaces, machinePrologue + script, env);
   const { pid } = machine;
   const port = `port${pid}`;
+  const configure = (commands: string[]) =>
+    mustRun("nsenter", ["-t", `${pid}`, "--net", "ip", "-batch", "-"], commands.join("\n"));
   const close = once(async () => {
     await machine.close();
     await execute("ip", ["link", "delete", port]); // the kernel would do it too, a little later
@@ -189,19 +201,18 @@ export async function startMachine(
       `link set ${port} master br0 up`,
     ];
     await mustRun("ip", ["-batch", "-"], wire.join("\n"));
-    const configuration = [
+    await configure([
       "link set lo up",
       "link set eth0 up",
-      ...addresses.map((address) => `address add ${address}${address.includes(":") ? "/128 nodad" : "/32"} dev eth0`),
+      ...addresses.map(assign),
       "route add 0.0.0.0/0 dev eth0",
       "route add ::/0 dev eth0",
-    ];
-    await mustRun("nsenter", ["-t", `${pid}`, "--net", "ip", "-batch", "-"], configuration.join("\n"));
+    ]);
   } catch (error) {
     await close();
     throw error;
   }
-  return { ...machine, close };
+  return { ...machine, configure, close };
 }
 
 const sshdLog = "/var/log/sshd.log";

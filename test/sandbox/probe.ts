@@ -6,11 +6,17 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 
-import { agent, execute, holdOpen, macOf, once, python, startMachine, type MailHost } from "./host";
+import { agent, assign, execute, holdOpen, macOf, once, python, startMachine, type MailHost } from "./host";
 
-export interface Client {
+/** Whatever has a network. */
+export interface Machine {
   /** A process in its network namespace: `nsenter -t PID --net ssh …` dials from there. */
   readonly pid: number;
+}
+
+export interface Client extends Machine {
+  /** Takes more addresses, besides those that it has. */
+  take(addresses: string[]): Promise<void>;
   close(): Promise<void>;
 }
 
@@ -26,7 +32,8 @@ export type Verdict = "open" | "shut" | "refused";
 
 /** A machine of the outside world with these source addresses (any number, both families). */
 export async function startClient(addresses: string[]): Promise<Client> {
-  const release = claim(addresses);
+  const claims = [claim(addresses)];
+  const release = () => claims.forEach((give) => give());
   try {
     // The new namespace's first program is the client, and only waits for the end of this process, or of close().
     const machine = await startMachine("client", addresses, ["--net"], "exec cat >/dev/null");
@@ -35,7 +42,11 @@ export async function startClient(addresses: string[]): Promise<Client> {
       await machine.close();
       release();
     });
-    return { pid: machine.pid, close };
+    const take = async (more: string[]) => {
+      claims.push(claim(more));
+      await machine.configure(more.map(assign));
+    };
+    return { pid: machine.pid, take, close };
   } catch (error) {
     release();
     throw error;
@@ -62,7 +73,7 @@ function claim(addresses: string[]): () => void {
 
 /** All probes at once; the verdicts in their order. */
 export async function probe(
-  client: Client,
+  client: Machine,
   probes: Probe[],
   { timeoutMs = 700 }: { timeoutMs?: number } = {},
 ): Promise<Verdict[]> {
@@ -71,7 +82,7 @@ export async function probe(
 
 /** Does the target answer an ICMP echo request? */
 export async function ping(
-  client: Client,
+  client: Machine,
   source: string,
   target: string,
   { timeoutMs = 700 }: { timeoutMs?: number } = {},
@@ -107,7 +118,7 @@ export interface Watched {
  * @param ports each with the time between two attempts, in milliseconds.
  */
 export async function startWatch(
-  client: Client,
+  client: Machine,
   [source4, source6]: readonly [string, string],
   host: Pick<MailHost, "address4" | "address6">,
   ports: Record<number, number>,
@@ -160,7 +171,7 @@ export async function startWatch(
 let lastPort = 20_000;
 
 /** Sends UDP packets with a source that the client need not have, each call from another port: a flow of its own. */
-export async function forge(client: Client, forgery: Forgery): Promise<void> {
+export async function forge(client: Machine, forgery: Forgery): Promise<void> {
   await ask(client, "forge", 0, { ...forgery, sourcePort: ++lastPort });
 }
 
@@ -192,7 +203,7 @@ export interface FlowReport {
 }
 
 /** From now until `end`, which returns a report for each flow. */
-export const startFlows = (client: Client, flows: Flow[]) =>
+export const startFlows = (client: Machine, flows: Flow[]) =>
   startVerb<FlowReport[]>(client.pid, ["flow"], [...flows.map((flow) => JSON.stringify(flow)), "", ""].join("\n"));
 
 /** Listens on a mail host, and says nothing to anyone; `end` returns how many came, by "protocol/port". */
@@ -219,7 +230,7 @@ async function startVerb<T>(pid: number, words: string[], input: string): Promis
 }
 
 /** A verb of agent.py, from the client. */
-export async function ask(client: Client, verb: string, timeoutMs: number, question: unknown): Promise<unknown> {
+export async function ask(client: Machine, verb: string, timeoutMs: number, question: unknown): Promise<unknown> {
   const command = ["-t", `${client.pid}`, "--net", python, agent, verb, `${timeoutMs}`];
   const { code, stdout, stderr } = await execute("nsenter", command, JSON.stringify(question));
   if (code !== 0) throw new Error(`${verb}: ${stderr.trim()}`);

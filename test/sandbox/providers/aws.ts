@@ -270,10 +270,15 @@ export class AwsStandIn implements Provider {
     const credentials = accessKeyId && secretAccessKey ? { accessKeyId, secretAccessKey, sessionToken } : undefined;
     const client = new EC2({ region, ...(endpoint && { endpoint }), ...(credentials && { credentials }) });
     client.middlewareStack.add(
-      (next, context) => (args) => {
+      (next, context) => async (args) => {
         const log = process.env.MAILFW_EC2_LOG;
-        if (log) appendFileSync(log, `${context.commandName?.replace(/Command$/, "")}\n`);
-        return next(args);
+        const request = { call: context.commandName?.replace(/Command$/, ""), input: args.input };
+        const write = (answered: boolean) =>
+          log && appendFileSync(log, `${JSON.stringify({ ...request, answered })}\n`);
+        write(false);
+        const answer = await next(args);
+        write(true);
+        return answer;
       },
       { step: "initialize" },
     );
