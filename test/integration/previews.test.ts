@@ -126,13 +126,13 @@ describe("of a stack that is deployed", () => {
     ],
     [
       "a host added",
-      () => ({ hosts: { ...(config.hosts as object), mx3: { host: "198.51.100.3", hostKey: mx1.hostKey } } }),
+      () => ({ hosts: { ...(config.hosts as object), mx3: { host: "192.0.2.3", hostKey: mx1.hostKey } } }),
       ["", "--diff"],
     ],
     ["a host removed", () => ({ hosts: { mx1: (config.hosts as Record<string, unknown>).mx1 } }), ["", "--diff"]],
     [
       "a host with another address",
-      () => ({ hosts: { ...(config.hosts as object), mx1: { host: "198.51.100.4", hostKey: mx1.hostKey } } }),
+      () => ({ hosts: { ...(config.hosts as object), mx1: { host: "192.0.2.4", hostKey: mx1.hostKey } } }),
       ["--diff"],
     ],
     ["other admins", () => ({ ssh: ["203.0.113.0/25", "198.51.100.128/25", policy.ssh[1]] }), ["", "--diff"]],
