@@ -1,4 +1,5 @@
-// Every kind of wrong configuration, through the real engine: an error, and nothing is touched.
+// Every kind of wrong configuration, through the real engine: an error, and nothing is touched. Every second one, unless
+// MAILFW_ALL=1; without the engine, test/unit/config.test.ts takes each.
 import { startEc2, type Ec2 } from "../sandbox/ec2";
 import { operatorKey, startMailHost, type MailHost } from "../sandbox/host";
 import { startStack, type Stack } from "../sandbox/stack";
@@ -18,7 +19,9 @@ afterAll(async () => {
   stack?.remove();
 });
 
-test.each(wrongConfigs)("%s", async (_, config, expected) => {
+const sample = wrongConfigs.filter((_, i) => process.env.MAILFW_ALL === "1" || i % 2 === 0);
+
+test.each(sample)("%s", async (_, config, expected) => {
   // The table's host becomes one that is there: a connection to it would be seen.
   const here = (text: string) => text.replaceAll('"198.51.100.10', `"${host.address4}`);
   stack.configure({ "aws:region": "eu-central-1", ...(JSON.parse(here(JSON.stringify(config))) as object) });
