@@ -679,8 +679,7 @@ apply() {
 
 # settle: all of a confirm but its rules.
 settle() {
-  # Until the last step is done, whoever comes next sees that something is pending, and does it all.
-  boot_on && disable_others && rm -rf "$etc/candidate" && disarm
+  boot_on && disable_others && disarm && rm -rf "$etc/candidate"
 }
 
 confirm() {
@@ -702,7 +701,9 @@ confirm() {
       is_live "$family" "$etc/candidate/rules.v$family" ||
         fail "the kernel no longer holds the IPv$family rules that were applied; something else has changed them"
     done
-    persist "$etc/candidate" || fail "$etc cannot be written; is the disk full, or read-only? The rules before stay confirmed"
+    if [ -n "$(pending)" ]; then
+      persist "$etc/candidate" || fail "$etc cannot be written; is the disk full, or read-only? The host goes back to the rules before"
+    fi
     settle || exit 1
     echo confirmed
     return

@@ -22,7 +22,7 @@ describe.each([
   ["legacy", 198],
 ] as const)("with iptables-%s", (backend, number) => {
   let host: MailHost, customer: Client, stranger: Client;
-  const customers = [`192.0.2.${number}`, `2001:db8:181::${number}`];
+  const customers = [`192.0.2.${number}`, `2001:db8:171::${number}`];
   const strangers = [`192.0.2.${number + 10}`, `2001:db8:181::${number}`];
 
   beforeAll(async () => {
