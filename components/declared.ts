@@ -1,5 +1,6 @@
 import * as pulumi from "@pulumi/pulumi";
 
+import type { AwsArgs } from "./cloud/securityGroup";
 import type { LogIn } from "./host/connection";
 import type { HostOptions, HostSettings } from "./host/hostOptions";
 import { hostOnly, otherwise } from "./host/residue";
@@ -13,6 +14,8 @@ interface Declaration {
   readonly settings: HostSettings;
   readonly policy: Policy;
   readonly logIn: LogIn;
+  /** Where there is a security group, with which every host must agree. */
+  readonly aws: AwsArgs | undefined;
   /** The names that the components of its own hosts have: where they differ, its output `hostOnly` says so. */
   readonly hosts: readonly string[];
 }

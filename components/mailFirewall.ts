@@ -85,6 +85,7 @@ export class MailFirewall extends pulumi.ComponentResource {
       settings,
       policy,
       logIn: logIn({ privateKey, privateKeyPassword }, {}),
+      aws,
       hosts: Object.keys(hosts).map((key) => `${name}-${key}`),
     });
 
@@ -130,9 +131,10 @@ export class MailFirewall extends pulumi.ComponentResource {
       const all = [...sshPorts, port].join(", ");
       faults.add("sshPorts", `${port} is not among the firewall's own; give MailFirewall sshPorts: [${all}]`);
     }
-    if (isRecord(args)) readHostOptions(args, "", faults, firewall.settings);
+    const settings = isRecord(args) ? readHostOptions(args, "", faults, firewall.settings) : firewall.settings;
     checkReachable(args.host, firewall.policy.ssh, "", faults);
     if (faults.list.length > 0) throw new pulumi.RunError(report(`${firewall.name}.addHost("${name}")`, faults.list));
+    if (firewall.aws) prove(firewall.name, firewall.policy, settings, firewall.aws);
     const own = Object.fromEntries(Object.entries(args).filter(([, value]) => value !== undefined)) as HostArgs;
     return new HostFirewall(
       `${firewall.name}-${name}`,
