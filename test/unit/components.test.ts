@@ -6,6 +6,7 @@ import type { MockMonitor } from "@pulumi/pulumi/runtime/mocks";
 import { HostFirewall, MailFirewall, MailSecurityGroup, type HostArgs, type MailFirewallArgs } from "../../components";
 import { groupRules } from "../../components/cloud/groupRules";
 import { defaultSettings, readHostOptions, type HostOptions } from "../../components/host/hostOptions";
+import * as residues from "../../components/host/residue";
 import { hostOnly } from "../../components/host/residue";
 import { rulesets } from "../../components/host/ruleset";
 import { Faults } from "../../components/policy/faults";
@@ -940,5 +941,40 @@ describe("faults", () => {
     await run(() => {
       expect(() => create()).toThrow(expected);
     });
+  });
+});
+
+describe("a host that would differ from the security group beyond what is declared", () => {
+  const { residue } = residues;
+  const undeclare = () =>
+    jest.spyOn(residues, "residue").mockImplementation((settings) => {
+      const declared = residue(settings);
+      delete declared["neighbour discovery and DHCP"];
+      return declared;
+    });
+  const problem =
+    /would differ, .*; nothing was touched\n {2}IPv4, new connections: perhaps only the host admits udp\/68/;
+  afterEach(() => jest.restoreAllMocks());
+
+  test("stops a MailFirewall before it registers anything", async () => {
+    undeclare();
+    const { resources } = await run(() => {
+      expect(() => new MailFirewall("mail", { ...policy, hosts: { mx1 }, aws: { vpcId } })).toThrow(problem);
+    });
+    expect(resources).toEqual([]);
+  });
+
+  test("stops addHost before it registers the host; without a group there is nothing to differ from", async () => {
+    const { resources } = await run(() => {
+      const firewall = new MailFirewall("mail", { ...policy, aws: { vpcId } });
+      const alone = new MailFirewall("alone", { ...policy, hosts: { mx1 } });
+      undeclare();
+      expect(() => firewall.addHost("mx2", { ...mx1, host: "198.51.100.11" })).toThrow(problem);
+      alone.addHost("mx2", { ...mx1, host: "198.51.100.11" });
+    });
+    const hosts = resources
+      .filter(({ where }) => / HostFirewall /.test(where))
+      .map(({ where }) => where.split(" ").at(-1));
+    expect(hosts).toEqual(["alone-mx1", "alone-mx2"]);
   });
 });
