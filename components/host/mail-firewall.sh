@@ -679,7 +679,8 @@ apply() {
 
 # settle: all of a confirm but its rules.
 settle() {
-  boot_on && disable_others && disarm && rm -rf "$etc/candidate"
+  # Until the last step is done, whoever comes next sees that something is pending, and does it all.
+  boot_on && disable_others && rm -rf "$etc/candidate" && disarm
 }
 
 confirm() {
@@ -701,9 +702,9 @@ confirm() {
       is_live "$family" "$etc/candidate/rules.v$family" ||
         fail "the kernel no longer holds the IPv$family rules that were applied; something else has changed them"
     done
-    if [ -n "$(pending)" ]; then
-      persist "$etc/candidate" || fail "$etc cannot be written; is the disk full, or read-only? The host goes back to the rules before"
-    fi
+    # Also where they are confirmed already: the token is new, and if this run is not recorded, it comes again.
+    persist "$etc/candidate" ||
+      fail "$etc cannot be written; is the disk full, or read-only?$([ -z "$(pending)" ] || echo ' The host goes back to the rules before')"
     settle || exit 1
     echo confirmed
     return

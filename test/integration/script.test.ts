@@ -63,6 +63,8 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
     for (const { stdout } of [first, second]) expect(stdout).toMatch(/^applied [0-9a-f]{12}-[0-9a-f]{8}\n$/);
     expect(second.stdout).not.toBe(first.stdout);
     expect(await confirm(second.stdout)).toMatchObject({ code: 0, stdout: "confirmed\n" });
+    // Once more, as when the first was not recorded.
+    expect(await confirm(second.stdout)).toMatchObject({ code: 0, stdout: "confirmed\n" });
     expect(await live(host)).toBe(example);
   });
 
@@ -73,11 +75,11 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
         expect(await apply(text)).toMatchObject({ code: 0, stderr: "" });
         expect(await live(host)).toBe(text);
       }),
-      { numRuns: all ? 200 : 25 },
+      { numRuns: all ? 200 : 15 },
     );
   });
 
-  test.each<[string, string[], number]>([
+  const places: [string, string[], number][] = [
     ["an empty chain", [], 0],
     ["jumps of other programs: behind them", ["-j f2b-sshd", "-j f2b-postfix"], 2],
     ["a jump with conditions is a jump", ["-p tcp -m multiport --dports 22,25 -j f2b-sshd"], 1],
@@ -90,7 +92,10 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
     ["a RETURN hands over to the chain's policy: it decides", ["-j RETURN"], 0],
     ["a goto does not come back: it decides", ["-g f2b-sshd", "-j f2b-postfix"], 0],
     ["a queue decides", ["-p tcp -j NFQUEUE --queue-num 1"], 0],
-  ])("the jump's place: %s", async (_, others, place) => {
+  ];
+  // What iptables-save prints, from which the place is read, is the same for both: each takes its half, unless MAILFW_ALL=1.
+  const half = places.filter((_, i) => all || i % 2 === (backend === "nft" ? 0 : 1));
+  test.each(half)("the jump's place: %s", async (_, others, place) => {
     await host.run("iptables -N f2b-sshd; iptables -N f2b-postfix");
     for (const rule of others) expect(await host.run(`iptables -A INPUT ${rule}`)).toMatchObject({ code: 0 });
     const before = await hook("INPUT");
