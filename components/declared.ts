@@ -18,6 +18,9 @@ interface Declaration {
   readonly aws: AwsArgs | undefined;
   /** The names that the components of its own hosts have: where they differ, its output `hostOnly` says so. */
   readonly hosts: readonly string[];
+  readonly hostsAtOnce: boolean;
+  /** The host that was declared last, after which the next one changes. */
+  latest: pulumi.Resource | undefined;
 }
 
 /**

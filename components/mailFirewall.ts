@@ -22,6 +22,11 @@ export interface MailFirewallArgs extends PolicyArgs {
   hosts?: Record<string, HostArgs>;
   /** Options for all hosts; what a host says itself wins. */
   host?: HostOptions;
+  /**
+   * Changes all hosts at the same time. By default they change one after the other, each only after the one before it has
+   * confirmed, so that a change that goes wrong stops at the first. Defaults to false.
+   */
+  hostsAtOnce?: boolean;
   /** Private key for all hosts that bring none of their own. Defaults to the keys of the running SSH agent. */
   sshPrivateKey?: pulumi.Input<string>;
   /** Passphrase of `sshPrivateKey`, where it has one. */
@@ -37,6 +42,7 @@ export const firewallKeys = [
   "egress",
   "host",
   "hosts",
+  "hostsAtOnce",
   "sshPrivateKey",
   "sshPrivateKeyPassword",
   "aws",
@@ -73,7 +79,7 @@ export class MailFirewall extends pulumi.ComponentResource {
     super("mail-firewall:index:MailFirewall", name, inputs, opts);
     warn(this, policy, args.aws !== undefined, opts);
 
-    const { services = {}, ssh, ports = {}, egress = { mode: "open" }, hosts = {}, aws } = args;
+    const { services = {}, ssh, ports = {}, egress = { mode: "open" }, hosts = {}, hostsAtOnce = false, aws } = args;
     // Copies: whoever changes the originals later must not change what addHost deploys.
     const policyArgs = structuredClone({ services, ssh, ports, egress, sshPorts: [...policy.sshPorts] });
     const { sshPrivateKey: privateKey, sshPrivateKeyPassword: privateKeyPassword } = args;
@@ -87,10 +93,14 @@ export class MailFirewall extends pulumi.ComponentResource {
       logIn: logIn({ privateKey, privateKeyPassword }, {}),
       aws,
       hosts: Object.keys(hosts).map((key) => `${name}-${key}`),
+      hostsAtOnce,
+      latest: undefined,
     });
 
     const group = aws && new MailSecurityGroup(name, { ...policyArgs, ...aws }, { parent: this });
-    const deployed = Object.entries(hosts).map(([key, hostArgs]) => [key, this.addHost(key, hostArgs)] as const);
+    // By name, as the order of a map should mean nothing.
+    const sorted = Object.entries(hosts).sort(([a], [b]) => (a < b ? -1 : 1));
+    const deployed = sorted.map(([key, hostArgs]) => [key, this.addHost(key, hostArgs)] as const);
 
     this.exposure = pulumi.output(exposure(policy));
     this.securityGroupId = group?.securityGroupId;
@@ -118,6 +128,7 @@ export class MailFirewall extends pulumi.ComponentResource {
    * Deploys the same policy to one more host, such as an instance that is known only after the group exists.
    *
    * Let the instance depend on `securityGroupId`, never on the firewall itself: the firewall is complete only when this host is.
+   * The host follows those that were declared before it, unless `hostsAtOnce` is set.
    *
    * @param name The host's name, unique in this firewall.
    * @param args How the host is reached. Its `sshPorts` must be among the firewall's, because the group is decided already.
@@ -136,11 +147,14 @@ export class MailFirewall extends pulumi.ComponentResource {
     if (faults.list.length > 0) throw new pulumi.RunError(report(`${firewall.name}.addHost("${name}")`, faults.list));
     if (firewall.aws) prove(firewall.name, firewall.policy, settings, firewall.aws);
     const own = Object.fromEntries(Object.entries(args).filter(([, value]) => value !== undefined)) as HostArgs;
-    return new HostFirewall(
+    const before = firewall.hostsAtOnce ? undefined : firewall.latest;
+    const host = new HostFirewall(
       `${firewall.name}-${name}`,
       { ...firewall.host, ...own, ...logIn(args, firewall.logIn), ...firewall.args },
-      { parent: this, ...opts },
+      pulumi.mergeOptions({ parent: this, dependsOn: before }, opts),
     );
+    firewall.latest = host;
+    return host;
   }
 }
 
@@ -195,6 +209,7 @@ export function readFirewall(args: MailFirewallArgs, at: string, faults: Faults)
   const {
     host: common = {},
     hosts = {},
+    hostsAtOnce,
     sshPrivateKey,
     sshPrivateKeyPassword,
     aws,
@@ -208,6 +223,9 @@ export function readFirewall(args: MailFirewallArgs, at: string, faults: Faults)
       join(at, "hosts"),
       `${show(hosts)} is not a map; write mx1: { host: 198.51.100.10, hostKey: "ssh-ed25519 AAAA..." }`,
     );
+  }
+  if (hostsAtOnce !== undefined && typeof hostsAtOnce !== "boolean") {
+    faults.add(join(at, "hostsAtOnce"), `${show(hostsAtOnce)} is neither true nor false`);
   }
   const entries = isRecord(hosts) ? Object.entries(hosts) : [];
   const places = new Map<string, string>();

@@ -1,11 +1,10 @@
 // A stack of this project, run by the real engine against a state of its own.
 import { spawn } from "node:child_process";
-import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
-import { readFile } from "node:fs/promises";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 
-import { stringify } from "yaml";
+import { parse, stringify } from "yaml";
 
 /** What a Pulumi command printed, and how it ended. */
 export interface Run {
@@ -17,7 +16,7 @@ export interface Run {
   readonly seconds: number;
 }
 
-/** Stack configuration as in `stacks/Pulumi.<stack>.yaml`, without the namespace `mail-firewall:` where a key has none. */
+/** Stack configuration as in `stacks/Pulumi.<stack>.yaml`; a key without a namespace is one of the project. */
 export type Config = Record<string, unknown>;
 
 export interface Stack {
@@ -39,6 +38,8 @@ export interface Stack {
   /** The state, as `pulumi stack export` prints it. */
   export(): Promise<State>;
   remove(): void;
+  /** The folder with its state. */
+  readonly state: string;
 }
 
 export interface State {
@@ -47,6 +48,7 @@ export interface State {
       urn: string;
       type: string;
       parent?: string;
+      dependencies?: string[];
       inputs?: Record<string, unknown>;
       outputs?: Record<string, unknown>;
     }[];
@@ -62,8 +64,16 @@ export interface StackOptions {
   onOutput?: (text: string) => void;
   /** Its name. Defaults to `test`. */
   name?: string;
-  /** The folder of the project. Defaults to this repository, by links, so that no file of a test gets into it. */
+  /** The folder of another project, whose name is the namespace of its keys. Defaults to this repository, by links, so that no file
+   * of a test gets into it. */
   project?: string;
+  /** Keeps its state where this one has its own, so that one can refer to the other. */
+  beside?: Stack;
+}
+
+interface Manifest {
+  name: string;
+  stackConfigDir?: string;
 }
 
 const root = join(__dirname, __filename.endsWith(".ts") ? "../.." : "../../../..");
@@ -74,19 +84,21 @@ export async function startStack({
   env = {},
   name = "test",
   project,
+  beside,
   onOutput,
 }: StackOptions = {}): Promise<Stack> {
   const folder = mkdtempSync(join(tmpdir(), "stack-"));
   const work = project ?? join(folder, "project");
-  const state = join(folder, "state");
-  mkdirSync(state);
+  const state = beside?.state ?? join(folder, "state");
+  mkdirSync(state, { recursive: true });
   if (!project) {
     mkdirSync(join(work, "stacks"), { recursive: true });
     for (const name of ["Pulumi.yaml", "program.js", "package.json", "node_modules"]) {
       symlinkSync(join(root, name), join(work, name));
     }
   }
-  const file = join(work, "stacks", `Pulumi.${name}.yaml`);
+  const { name: namespace, stackConfigDir = "." } = parse(readFileSync(join(work, "Pulumi.yaml"), "utf8")) as Manifest;
+  const file = join(work, stackConfigDir, `Pulumi.${name}.yaml`);
   const environment = {
     ...process.env,
     PULUMI_BACKEND_URL: `file://${state}`,
@@ -127,15 +139,16 @@ export async function startStack({
 
   await mustRun(["stack", "init", name]);
   if (privateKey !== undefined) {
-    await mustRun(["config", "set", "--secret", "mail-firewall:sshPrivateKey"], privateKey);
+    await mustRun(["config", "set", "--secret", `${namespace}:sshPrivateKey`], privateKey);
   }
-  const stored = (await readFile(file, "utf8")).split("config:\n");
+  const stored = readFileSync(file, "utf8").split("config:\n");
 
   return {
+    state,
     pulumi: (...args) => run(args),
     configure: (config) => {
       const named = Object.fromEntries(
-        Object.entries(config).map(([key, value]) => [key.includes(":") ? key : `mail-firewall:${key}`, value]),
+        Object.entries(config).map(([key, value]) => [key.includes(":") ? key : `${namespace}:${key}`, value]),
       );
       const text = stringify(named).replace(/^(?=.)/gm, "  ");
       writeFileSync(file, `${stored[0]}config:\n${stored[1] ?? ""}${text}`);

@@ -60,9 +60,10 @@ export const wrongConfigs: [string, Record<string, unknown>, string[]][] = [
     "an unknown key",
     { ...good, firewall: {} },
     [
-      "firewall: unknown key; known are services, ssh, ports, egress, host, hosts, sshPrivateKey, sshPrivateKeyPassword, aws",
+      "firewall: unknown key; known are services, ssh, ports, egress, host, hosts, hostsAtOnce, sshPrivateKey, sshPrivateKeyPassword, aws",
     ],
   ],
+  ["hostsAtOnce as a number of hosts", { ...good, hostsAtOnce: 2 }, ["hostsAtOnce: 2 is neither true nor false"]],
   [
     "services as a list",
     { ...good, services: ["imaps"] },
@@ -792,7 +793,7 @@ export const wrongConfigs: [string, Record<string, unknown>, string[]][] = [
     "everything at once",
     { ssh: ["x"], services: { imaps: [] }, hosts: { mx1: {} }, aws: {}, tags: {} },
     [
-      "tags: unknown key; known are services, ssh, ports, egress, host, hosts, sshPrivateKey, sshPrivateKeyPassword, aws",
+      "tags: unknown key; known are services, ssh, ports, egress, host, hosts, hostsAtOnce, sshPrivateKey, sshPrivateKeyPassword, aws",
       "hosts.mx1.host: is missing; write the name or address to dial",
       "hosts.mx1.hostKey: is missing; write the line of the host's /etc/ssh/ssh_host_ed25519_key.pub",
       'services.imaps: is an empty list; write who may reach it, or "closed" for nobody',
