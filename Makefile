@@ -16,17 +16,20 @@ demo: setup ## deploy to a throw-away mail host and an EC2 emulator, change a se
 	@$(in_sandbox) node .cache/sandbox/test/sandbox/demo.js
 
 test: setup lint ## all tests: formatting, lint, types, unit, integration
+	@tools/setup.sh consumer
 	@$(in_sandbox) npx jest --selectProjects unit integration
 
 test-all: setup lint ## all tests, each with all of its cases, and those on real hosts; prints a summary
 	@tools/setup.sh real
 	@tools/docker.sh
+	@tools/setup.sh consumer
 	@$(in_sandbox) env MAILFW_ALL=1 npx jest --reporters default --reporters ./test/summary.cjs
 
 test-unit: setup ## the tests of pure logic, and of the components with mocks
 	@npx jest --selectProjects unit
 
 test-integration: setup ## the tests against the real engine, sshd, kernel and the EC2 emulator; NAME=… picks by file name
+	@tools/setup.sh consumer
 	@$(in_sandbox) npx jest --selectProjects integration $(if $(NAME),--testPathPattern '$(NAME)')
 
 test-real: setup ## the tests on Debians that boot (systemd, ufw, fail2ban, Postfix, Dovecot), and with Docker; NAME=… picks by file name

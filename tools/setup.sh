@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs what the demo and the tests need, and only what is missing; `make` calls it. What it found or made is written to
 # .cache/env.sh. The slow parts (Pulumi's engine, the EC2 emulator) are kept outside of the checkout, in ~/.cache/mail-firewall.
-# `setup.sh real` also gets what the tests on real hosts need, for each of $RELEASES; `setup.sh program` only what the program needs.
+# `setup.sh real` also gets what the tests on real hosts need, for each of $RELEASES; `setup.sh consumer`, after all of that, what
+# those of the package need; `setup.sh program` only what the program needs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/mail-firewall
@@ -146,6 +147,44 @@ providers() {
     fi
   done
 }
+
+# The package as npm packs it, installed with its peers into an empty project. The tests, in the sandbox, have no network.
+consumer() {
+  node program.js
+  project=.cache/consumer
+  mkdir -p "$project"
+  if [ ! "$project/complete" -ot dist/.sources.sha256 ] && [ ! "$project/complete" -ot package.json ]; then return; fi
+  say "installing the package into an empty project (npm pack, npm install)"
+  version() { node -p "require('./node_modules/$1/package.json').version"; }
+  packages=("./$(npm pack --silent --ignore-scripts --pack-destination "$project")" "typescript@$(version typescript)")
+  for peer in pulumi aws command; do packages+=("@pulumi/$peer@$(version "@pulumi/$peer")"); done
+  cd "$project"
+  [ -f package.json ] || npm init -y >/dev/null
+  try 3 npm install --no-audit --no-fund --loglevel=error --prefer-offline "${packages[@]}"
+  touch complete
+  cd - >/dev/null
+}
+
+# The YAML language host comes with Pulumi, but not with an engine that was built here. Only the tests of the package need it.
+yaml_host() {
+  # shellcheck source=/dev/null
+  . .cache/env.sh
+  if command -v pulumi-language-yaml >/dev/null; then return; fi
+  engine=$cache/pulumi-yaml-1.28.0
+  if [ ! -x "$engine/pulumi-language-yaml" ]; then
+    command -v go >/dev/null || { say "no YAML language host, and no Go to build one: the component in YAML is not tested"; return; }
+    say "building Pulumi's YAML language host 1.28.0 from its Go module, once; 1 to 3 minutes"
+    mkdir -p "$engine"
+    go_build pulumi-language-yaml github.com/pulumi/pulumi-yaml/cmd/pulumi-language-yaml ""
+  fi
+  echo "export PATH=\"$PATH:$engine\"" >>.cache/env.sh
+}
+
+if [ "${1-}" = consumer ]; then
+  consumer
+  yaml_host
+  exit
+fi
 
 if [ "${1-}" = program ]; then
   node_modules
