@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all test-unit test-integration test-real lint bench status clean
+.PHONY: help setup demo test test-all test-unit test-integration test-real mutation lint bench status clean
 
 in_sandbox := . .cache/env.sh; test/sandbox/enter.sh
 
@@ -37,11 +37,14 @@ test-real: setup ## the tests on Debians that boot (systemd, ufw, fail2ban, Post
 	@tools/docker.sh
 	@$(in_sandbox) npx jest --selectProjects real $(if $(NAME),--testPathPattern '$(NAME)')
 
+mutation: setup ## change one expression of the policy or a renderer at a time, and count what the unit tests find
+	@npx stryker run test/mutation/stryker.config.mjs
+
 lint: setup ## formatting, lint, types, shellcheck
-	@npx prettier --check --log-level warn .
+	@npx prettier --check --log-level warn --cache --cache-location .cache/prettier .
 	@npx eslint .
-	@npx tsc -p . --noEmit
-	@npx tsc -p test
+	@npx tsc -p . --noEmit --incremental --tsBuildInfoFile .cache/tsc.program
+	@npx tsc -p test --incremental --tsBuildInfoFile .cache/tsc.test
 	@shellcheck components/host/mail-firewall.sh test/sandbox/enter.sh tools/*.sh .ci/run
 
 bench: setup ## measure a preview's start-up against an empty TypeScript program

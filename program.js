@@ -14,13 +14,14 @@ function sources(directory) {
   return fs.readdirSync(path.join(__dirname, directory), { withFileTypes: true }).flatMap((entry) => {
     const name = path.join(directory, entry.name);
     if (entry.isDirectory()) return sources(name);
-    return /\.(ts|sh|json)$/.test(name) ? [name] : [];
+    return /\.(ts|sh|json)$|PulumiPolicy\.yaml$/.test(name) ? [name] : [];
   });
 }
 
 /** Brings dist/ up to date; returns what the compiler complains of. */
 function compile() {
-  const files = ["index.ts", ...sources("cli"), ...sources("components"), ...sources("plugin"), ...sources("stacks")].sort();
+  const folders = ["cli", "components", "plugin", "policy-pack", "stacks"];
+  const files = ["index.ts", ...folders.flatMap(sources)].sort();
   const hash = createHash("sha256");
   for (const file of [...files, "tsconfig.json", "package-lock.json"]) {
     hash.update(file).update(fs.readFileSync(path.join(__dirname, file)));
@@ -40,7 +41,7 @@ function compile() {
     fs.rmSync(aside, { recursive: true, force: true });
     return `the program does not compile:\n${tsc.stdout}${tsc.stderr}${tsc.signal ?? ""}`.trimEnd();
   }
-  for (const file of files.filter((name) => /\.(sh|json)$/.test(name))) {
+  for (const file of files.filter((name) => !name.endsWith(".ts"))) {
     fs.copyFileSync(path.join(__dirname, file), path.join(aside, file));
   }
   fs.writeFileSync(path.join(aside, path.basename(stamp)), now);

@@ -157,12 +157,25 @@ consumer() {
   say "installing the package into an empty project (npm pack, npm install)"
   version() { node -p "require('./node_modules/$1/package.json').version"; }
   packages=("./$(npm pack --silent --ignore-scripts --pack-destination "$project")" "typescript@$(version typescript)")
-  for peer in pulumi aws command; do packages+=("@pulumi/$peer@$(version "@pulumi/$peer")"); done
+  for peer in pulumi aws command policy; do packages+=("@pulumi/$peer@$(version "@pulumi/$peer")"); done
   cd "$project"
   [ -f package.json ] || npm init -y >/dev/null
   try 3 npm install --no-audit --no-fund --loglevel=error --prefer-offline "${packages[@]}"
   touch complete
   cd - >/dev/null
+}
+
+# The Node.js language host that can be built here is too old to start policy packs. An engine that finds no language host by the
+# name of a pack's runtime asks for this program, with its own address and the folder: how it always was before.
+policy_host() {
+  mkdir -p .cache/bin
+  cat >.cache/bin/pulumi-analyzer-policy-nodehost <<'END'
+#!/bin/sh
+exec node "$(node -p 'require.resolve("@pulumi/pulumi/cmd/run-policy-pack")')" "$@"
+END
+  chmod +x .cache/bin/pulumi-analyzer-policy-nodehost
+  # shellcheck disable=SC2016 # env.sh expands it
+  echo 'export PATH="$PATH:'"$PWD"'/.cache/bin"' >>.cache/env.sh
 }
 
 # The YAML language host comes with Pulumi, but not with an engine that was built here. Only the tests of the package need it.
@@ -177,11 +190,13 @@ yaml_host() {
     mkdir -p "$engine"
     go_build pulumi-language-yaml github.com/pulumi/pulumi-yaml/cmd/pulumi-language-yaml ""
   fi
-  echo "export PATH=\"$PATH:$engine\"" >>.cache/env.sh
+  # shellcheck disable=SC2016 # env.sh expands it
+  echo 'export PATH="$PATH:'"$engine"'"' >>.cache/env.sh
 }
 
 if [ "${1-}" = consumer ]; then
   consumer
+  policy_host
   yaml_host
   exit
 fi

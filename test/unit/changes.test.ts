@@ -255,7 +255,6 @@ test("the sentences are none if the sets are equal, and otherwise name exactly t
         expect(merged(found.false[port] ?? [])).toEqual(without(was[port] ?? [], is[port] ?? []));
       }
     }),
-    { numRuns: 500 },
   );
 });
 

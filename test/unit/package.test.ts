@@ -18,7 +18,14 @@ test("what a consumer brings along are peers, open above", () => {
   expect(manifest.peerDependencies).toEqual({
     "@pulumi/aws": "^7.0.0",
     "@pulumi/command": "^1.2.1",
+    "@pulumi/policy": "^1.15.0", // only for who uses the policy pack
     "@pulumi/pulumi": "^3.202.0",
   });
+  expect(manifest.peerDependenciesMeta).toEqual({ "@pulumi/policy": { optional: true } });
   expect(Object.keys(manifest.dependencies!)).toEqual(["bcrypt-pbkdf", "fastest-levenshtein"]);
+});
+
+test("the policy pack has the version of the package", () => {
+  const pack = JSON.parse(readFileSync("policy-pack/package.json", "utf8")) as { version: string };
+  expect(pack.version).toBe(manifest.version);
 });

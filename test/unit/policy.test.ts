@@ -200,7 +200,6 @@ test("egress changes nothing on hosts", () => {
     fc.property(policyArgs, ({ egress, ...args }) => {
       expect(rulesets(rules(read({ ...args, egress: egress! })), "p/s/n")).toBe(rulesets(rules(read(args)), "p/s/n"));
     }),
-    { numRuns: 50 },
   );
 });
 

@@ -9,11 +9,11 @@ let project: string;
 
 beforeEach(() => {
   project = mkdtempSync(join(tmpdir(), "program-"));
-  for (const folder of ["cli", "components", "plugin", "stacks"]) mkdirSync(join(project, folder));
+  for (const folder of ["cli", "components", "plugin", "policy-pack", "stacks"]) mkdirSync(join(project, folder));
   for (const file of ["program.js", "tsconfig.json", "package-lock.json"]) copyFileSync(file, join(project, file));
   symlinkSync(join(process.cwd(), "node_modules"), join(project, "node_modules"));
   write("components/index.ts", "export {};");
-  for (const main of ["cli/main.ts", "plugin/main.ts"]) write(main, "export {};");
+  for (const main of ["cli/main.ts", "plugin/main.ts", "policy-pack/index.ts"]) write(main, "export {};");
 });
 afterEach(() => rmSync(project, { recursive: true, force: true }));
 

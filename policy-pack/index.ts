@@ -1,0 +1,21 @@
+// A policy pack of Pulumi: `pulumi preview --policy-pack node_modules/mail-firewall/dist/policy-pack`.
+import { PolicyPack } from "@pulumi/policy";
+
+import { policies } from "./policies";
+
+new PolicyPack("mail-firewall", {
+  policies: policies.map(({ name, description, enforcementLevel, find }) => ({
+    name,
+    description,
+    enforcementLevel,
+    validateStack: ({ resources }, report) => {
+      const all = resources.map((resource) => ({
+        urn: resource.urn,
+        name: resource.name,
+        props: resource.props,
+        dependencies: resource.dependencies.map(({ urn }) => urn),
+      }));
+      for (const { urn, message } of find(all)) report(message, urn);
+    },
+  })),
+});

@@ -1,0 +1,176 @@
+import { reach, type CloudRule } from "../components/cloud/reach";
+import { readExposure, type Exposed } from "../components/policy/exposure";
+import { isRecord } from "../components/policy/faults";
+import { addressesOf, allAddresses, protocol, without, type Region } from "../components/policy/regions";
+import { catalogue } from "../components/policy/services";
+
+/** A resource of a stack, as far as these policies look at it. */
+export interface StackResource {
+  readonly urn: string;
+  readonly name: string;
+  /** Its outputs, or in a preview what is known of them; to read what is not known throws. */
+  readonly props: Readonly<Record<string, unknown>>;
+  /** What it depends on, by URN. */
+  readonly dependencies: readonly string[];
+}
+
+export interface Finding {
+  /** Whose fault it is. */
+  readonly urn: string;
+  readonly message: string;
+}
+
+export interface StackPolicy {
+  readonly name: string;
+  readonly description: string;
+  /** What happens unless the user says otherwise (`--policy-pack-config`): `mandatory` stops a deployment. */
+  readonly enforcementLevel: "advisory" | "mandatory";
+  readonly find: (resources: readonly StackResource[]) => Finding[];
+}
+
+const types = {
+  host: "mail-firewall:index:HostFirewall",
+  group: "mail-firewall:index:MailSecurityGroup",
+  command: "command:remote:Command",
+  ingressRule: "aws:vpc/securityGroupIngressRule:SecurityGroupIngressRule",
+  instance: "aws:ec2/instance:Instance",
+};
+
+/** `urn:pulumi:stack::project::parent$type::name`: the types of a resource's parents, and at the end its own. */
+const typesOf = ({ urn }: { urn: string }) => urn.split("::")[2]!.split("$");
+const isA = (type: string) => (resource: StackResource) => typesOf(resource).at(-1) === type;
+const isUnder = (type: string) => (resource: { urn: string }) => typesOf(resource).slice(0, -1).includes(type);
+
+/** A property; undefined as long as it is not known. */
+function known<T>(read: () => T): T | undefined {
+  try {
+    return read();
+  } catch {
+    return undefined;
+  }
+}
+
+/** Whether everyone reaches a port over one of the families. */
+function isOpenToAll(regions: readonly Region[], port: number): boolean {
+  return ([4, 6] as const).some((family) => {
+    const all = { family, protocols: protocol("tcp"), ports: [port, port], addresses: allAddresses[family] } as const;
+    return without([all], regions).length === 0;
+  });
+}
+
+function regionsOf(exposed: readonly Exposed[]): Region[] {
+  return exposed.flatMap((one) =>
+    one.ports.flatMap((port) =>
+      one.sources.map((source) => ({
+        family: source.family,
+        protocols: protocol(one.protocol),
+        ports: [port, port] as const,
+        addresses: addressesOf(source),
+      })),
+    ),
+  );
+}
+
+/** What a rule admits that is none of the components'. */
+function ruleRegions({ props }: StackResource): readonly Region[] {
+  const cidr = known(() => props.cidrIpv4 ?? props.cidrIpv6);
+  const rule: CloudRule = {
+    direction: "ingress",
+    ipProtocol: known(() => String(props.ipProtocol)) ?? "-1",
+    fromPort: known(() => props.fromPort as number),
+    toPort: known(() => props.toPort as number),
+    networks: typeof cidr === "string" ? [cidr] : undefined,
+  };
+  return reach([rule], "ingress").surely;
+}
+
+/** What each component, and each rule of a security group beside them, opens, with the port of SSH. */
+function openings(resources: readonly StackResource[]): { urn: string; regions: readonly Region[]; ssh: number[] }[] {
+  return resources.flatMap((resource) => {
+    const exposed = readExposure(known(() => resource.props.exposure));
+    if (exposed) {
+      const ssh = exposed.filter(({ name }) => name === "ssh").flatMap(({ ports }) => ports);
+      return [{ urn: resource.urn, regions: regionsOf(exposed), ssh }];
+    }
+    if (!isA(types.ingressRule)(resource) || isUnder(types.group)(resource)) return [];
+    return [{ urn: resource.urn, regions: ruleRegions(resource), ssh: [22] }];
+  });
+}
+
+export const policies: readonly StackPolicy[] = [
+  {
+    name: "no-public-plaintext-mail",
+    description: "IMAP and POP3 on the ports that begin in plaintext are not open to everyone.",
+    enforcementLevel: "mandatory",
+    find: (resources) =>
+      openings(resources).flatMap(({ urn, regions }) =>
+        (["imap", "pop3"] as const)
+          .filter((name) => isOpenToAll(regions, catalogue[name].port))
+          .map((name) => ({
+            urn,
+            message: `${name} (tcp/${catalogue[name].port}) is open to everyone; open ${name}s instead, or name the networks`,
+          })),
+      ),
+  },
+  {
+    name: "no-public-ssh",
+    description: "SSH is not open to everyone.",
+    enforcementLevel: "mandatory",
+    find: (resources) =>
+      openings(resources).flatMap(({ urn, regions, ssh }) =>
+        ssh
+          .filter((port) => isOpenToAll(regions, port))
+          .map((port) => ({ urn, message: `ssh (tcp/${port}) is open to everyone; name the networks you work from` })),
+      ),
+  },
+  {
+    name: "mail-hosts-have-a-firewall",
+    description: "An instance in a security group for mail has a firewall of its own, too.",
+    enforcementLevel: "mandatory",
+    find: (resources) => {
+      const protected_ = new Set(resources.filter(isUnder(types.host)).flatMap(({ dependencies }) => dependencies));
+      return resources
+        .filter(isA(types.instance))
+        .filter(
+          ({ urn, dependencies }) =>
+            dependencies.some((one) => isUnder(types.group)({ urn: one })) && !protected_.has(urn),
+        )
+        .map(({ urn, name }) => ({
+          urn,
+          message: `${name} is in a security group for mail and has no firewall of its own; add it: firewall.addHost("${name}", ...)`,
+        }));
+    },
+  },
+  {
+    name: "no-rules-beside-the-policy",
+    description: "Nothing else puts rules into a security group for mail.",
+    enforcementLevel: "advisory",
+    find: (resources) =>
+      resources
+        .filter(isA(types.ingressRule))
+        .filter((rule) => !isUnder(types.group)(rule))
+        .filter(({ dependencies }) => dependencies.some((one) => isUnder(types.group)({ urn: one })))
+        .map(({ urn, name }) => ({
+          urn,
+          message: `${name} opens more than the policy of the group says; put it into the policy ("ports"), or into another group`,
+        })),
+  },
+  {
+    name: "host-keys-are-checked",
+    description: "Commands for a host go to the host with the key that was written down.",
+    enforcementLevel: "mandatory",
+    find: (resources) =>
+      resources
+        .filter((resource) => isA(types.command)(resource) && resource.name.endsWith("-install"))
+        .filter(isUnder(types.host))
+        .flatMap(({ urn, props }) =>
+          (["connection", "proxy"] as const).flatMap((end) => {
+            const connection = known(() => props.connection);
+            const to = known(() => (end === "proxy" && isRecord(connection) ? connection.proxy : connection));
+            if (!isRecord(to) || known(() => "hostKey" in to && to.hostKey !== "") !== false) return [];
+            const whose = end === "proxy" ? "the bastion's key" : "the host's key";
+            return [{ urn, message: `${whose} is not checked (insecureIgnoreHostKey); write down its hostKey` }];
+          }),
+        ),
+  },
+];
