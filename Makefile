@@ -41,10 +41,11 @@ mutation: setup ## change one expression of the policy or a renderer at a time, 
 	@npx stryker run test/mutation/stryker.config.mjs
 
 lint: setup ## formatting, lint, types, shellcheck
-	@npx prettier --check --log-level warn --cache --cache-location .cache/prettier .
-	@npx eslint .
-	@npx tsc -p . --noEmit --incremental --tsBuildInfoFile .cache/tsc.program
-	@npx tsc -p test --incremental --tsBuildInfoFile .cache/tsc.test
+	@npx eslint . & eslint=$$!; \
+	npx prettier --check --log-level warn --cache --cache-location .cache/prettier .; \
+	npx tsc -p . --noEmit --incremental --tsBuildInfoFile .cache/tsc.program; \
+	npx tsc -p test --incremental --tsBuildInfoFile .cache/tsc.test; \
+	wait $$eslint
 	@shellcheck components/host/mail-firewall.sh test/sandbox/enter.sh tools/*.sh .ci/run
 
 bench: setup ## measure a preview's start-up against an empty TypeScript program

@@ -28,11 +28,7 @@ export function parseCidr(text: string): Cidr | string {
   const address = match?.[1] ?? text;
   const family = address.includes("%") ? 0 : isIP(address);
   if (family !== 4 && family !== 6) return 'is not a CIDR; write a network such as "10.20.0.0/16" or "fd12::/48"';
-  if (!match) {
-    return text.includes("/")
-      ? `has no valid prefix length; write a number from 0 to ${bits[family]}`
-      : `has no prefix length; write ${text}/${bits[family]} for one address`;
-  }
+  if (!match) return `has no prefix length; write ${text}/${bits[family]} for one address`;
   const prefix = Number(match[2]);
   if (prefix > bits[family]) return `has a prefix length above ${bits[family]}, the most that IPv${family} has`;
   const number = family === 4 ? parse4(address) : parse6(address);

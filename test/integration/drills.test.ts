@@ -130,7 +130,7 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
   test("apply, killed at every step: back to the old rules within the window, and the next apply succeeds", async () => {
     const steps = await stepsOf(`apply --rollback ${seconds}`, newer);
     await settled(hosts[0]!);
-    await forEachMoment(hosts, upTo(steps, 8), async (host, at) => {
+    await forEachMoment(hosts, upTo(steps, 4), async (host, at) => {
       expect(await killed(host, at, `apply --rollback ${seconds}`, newer)).toMatchObject({ code: 137 });
       expectWhole(await live(host), older, newer);
       await settled(host);
@@ -145,7 +145,7 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
     const applied = await run(hosts[0]!, `apply --rollback ${seconds}`, newer);
     const steps = await stepsOf("confirm", applied.stdout);
     await deploy(hosts[0]!, older);
-    await forEachMoment(hosts, upTo(steps, 8), async (host, at) => {
+    await forEachMoment(hosts, upTo(steps, 4), async (host, at) => {
       const { stdout: token } = await run(host, `apply --rollback ${seconds}`, newer);
       expect(await killed(host, at, "confirm", token)).toMatchObject({ code: 137 });
       expectWhole(await live(host), older, newer);
@@ -180,7 +180,7 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
   test("rollback, killed at every step: the next one goes all the way", async () => {
     const { stdout } = await run(hosts[0]!, "apply --rollback 600", newer);
     const steps = await stepsOf(`rollback ${stdout.replace("applied ", "").trim()}`, "");
-    await forEachMoment(hosts, upTo(steps, 8), async (host, at) => {
+    await forEachMoment(hosts, upTo(steps, 4), async (host, at) => {
       const applied = await run(host, "apply --rollback 600", newer);
       const token = applied.stdout.replace("applied ", "").trim();
       expect(await killed(host, at, `rollback ${token}`, "")).toMatchObject({ code: 137 });
@@ -208,7 +208,7 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
     await deploy(hosts[0]!, newer);
     const whole = Date.now() - started;
     await deploy(hosts[0]!, older);
-    await forEachMoment(hosts, upTo(all ? 60 : 8, 8), async (host, moment) => {
+    await forEachMoment(hosts, upTo(all ? 60 : 8, 4), async (host, moment) => {
       const client = spawn("ssh", [...sshOptions(host), command, "apply", "--rollback", `${seconds}`], {
         stdio: "pipe",
       });
@@ -238,7 +238,7 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
     const pristine = await hosts[0]!.run("cat /etc/rc.local | grep -v mail-firewall");
     const steps = await stepsOf("remove", "");
     await deploy(hosts[0]!, older);
-    await forEachMoment(hosts, upTo(steps, 8), async (host, at) => {
+    await forEachMoment(hosts, upTo(steps, 4), async (host, at) => {
       expect(await killed(host, at, "remove", "")).toMatchObject({ code: 137 });
       expectWhole(await live(host), older, none);
       expect(await run(host, "remove")).toMatchObject({ code: 0 });

@@ -64,6 +64,12 @@ describe.each(backends)("with iptables-%s", (backend) => {
     expect(hosts.mx1).toMatch(/^confirmed [0-9a-f]{12}$/);
   };
 
+  const restore = async () => {
+    stack.configure(config);
+    succeeded(await stack.up("--skip-preview"));
+    expect(await live(host)).toBe(older);
+  };
+
   test("SSH sources without the operator: the host comes back, twice; a corrected config deploys", async () => {
     stack.configure(lockingOut());
     failed(await stack.up("--skip-preview"));
@@ -71,7 +77,7 @@ describe.each(backends)("with iptables-%s", (backend) => {
     failed(await stack.up("--skip-preview")); // the same again
     await back();
     await converge(withImaps(), newer);
-    await converge(config, older);
+    await restore();
   });
 
   test("SSH sources without the operator, and then the config before: it deploys, and nothing is left to do", async () => {
@@ -90,7 +96,7 @@ describe.each(backends)("with iptables-%s", (backend) => {
     await back();
     await link("up");
     await converge(withImaps(), newer);
-    await converge(config, older);
+    await restore();
   });
 
   test("kill -9 of Pulumi between apply and confirm: the next up alone converges, within the window and after it", async () => {
@@ -103,7 +109,7 @@ describe.each(backends)("with iptables-%s", (backend) => {
       if (wait) await until(async () => !(await isPending()), seconds + 5);
       succeeded(await stack.pulumi("cancel", "--yes"));
       await converge(withImaps(), newer);
-      await converge(config, older);
+      await restore();
     }
   });
 
@@ -141,6 +147,6 @@ describe.each(backends)("with iptables-%s", (backend) => {
     expect((await host.run("iptables -S f2b-sshd")).stdout).toContain("-s 203.0.113.1/32 -j REJECT");
     await host.run("iptables -D f2b-sshd -s 203.0.113.1 -j REJECT");
     await converge(withImaps(), newer);
-    await converge(config, older);
+    await restore();
   });
 });

@@ -178,6 +178,9 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
     },
   );
 
+  // From here on nothing differs between the two but what loads the rules.
+  if (backend === "legacy" && !all) return;
+
   test("a confirm that comes too late applies again; one that is too late once more can be made again, with the same token", async () => {
     const older = textOf({ ssh: ["public"] });
     await deploy(older);

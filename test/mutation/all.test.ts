@@ -3,6 +3,7 @@ import "../unit/changes.test";
 import "../unit/cidr.test";
 import "../unit/compare.test";
 import "../unit/config.test";
+import "../unit/faults.test";
 import "../unit/groupRules.test";
 import "../unit/policy.test";
 import "../unit/regions.test";

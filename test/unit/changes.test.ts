@@ -297,6 +297,10 @@ describe("an exposure read back", () => {
     );
   });
 
+  test("reads the first port and the last", () => {
+    expect(readExposure({ a: "tcp/1: closed", b: "udp/65535: closed" })).toHaveLength(2);
+  });
+
   test.each<[string, unknown]>([
     ["nothing", undefined],
     ["text", "tcp/143: public"],
@@ -312,6 +316,7 @@ describe("an exposure read back", () => {
     ["a word of another version", { imap: "tcp/143: from relays" }],
     ["a word among networks", { imap: "tcp/143: 10.0.0.0/8, public" }],
     ["host bits", { imap: "tcp/143: 10.0.0.1/8" }],
+    ["words before", { imap: "only tcp/143: public" }],
     ["words behind", { imap: "tcp/143: public (except 10.0.0.0/8)" }],
     ["a line break behind", { imap: "tcp/143: public\n" }],
     ["a line without its end", { imap: "tcp/143:\n10.0.0.0/8" }],

@@ -12,6 +12,7 @@ test.each([
   ["::/0", "::/0"],
   ["FD12:0:0::/48", "fd12::/48"],
   ["2001:DB8:0:0:1:0:0:1/128", "2001:db8::1:0:0:1/128"],
+  ["2001:0:0:1:0:0:0:1/128", "2001:0:0:1::1/128"],
   ["2001:db8:0:1:1:1:1:1/128", "2001:db8:0:1:1:1:1:1/128"],
   ["1:0:0:0:0:0:0:0/16", "1::/16"],
   ["::1/128", "::1/128"],
@@ -41,6 +42,7 @@ test.each([
   ["10.20.0.1/16", "has host bits set; write 10.20.0.0/16"],
   ["fd12::1/48", "has host bits set; write fd12::/48"],
   ["::ffff:10.1.2.3/120", "is an IPv4-mapped IPv6 address; write 10.1.2.0/24"],
+  ["::ffff:0:0/96", "is an IPv4-mapped IPv6 address; write 0.0.0.0/0"],
   ["::ffff:10.0.0.0/90", "is an IPv4-mapped IPv6 address; write an IPv4 network"],
   ["::ffff:10.1.2.0/120", "is an IPv4-mapped IPv6 address; write 10.1.2.0/24"],
 ])("refuses %j", (text, problem) => {

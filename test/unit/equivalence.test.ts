@@ -35,7 +35,7 @@ test("host and group of any policy are equal, but for the declared residue", () 
     fc.property(fc.oneof(policyArgs, edgyPolicyArgs), hostOptions, fc.boolean(), (args, options, prefixLists) => {
       expect(undeclared(twins(args, options, prefixLists))).toEqual([]);
     }),
-    { numRuns: all ? 10_000 : 250 },
+    { numRuns: all ? 10_000 : 200 },
   );
 });
 

@@ -214,3 +214,85 @@ test.each<[unknown, string[]]>([
   readPolicy({ ssh: ["closed"], egress } as PolicyArgs, "", { any: false }, faults);
   expect(faults.list.map(({ path, problem }) => `${path}: ${problem}`)).toEqual(expected);
 });
+
+test("rules come in the order of ports, then protocols, then sources, whatever they are for", () => {
+  const policy = read({
+    services: { imaps: ["fd12::/48", "10.20.0.0/16", "10.0.0.0/16"], smtp: ["closed"] },
+    sshPorts: [2222],
+    ports: {
+      alt: { protocol: "tcp", port: 2525, from: ["public"] },
+      quic: { protocol: "udp", port: 993, from: ["public"] }, // beside imaps, which is tcp
+      early: { protocol: "tcp", port: 100, from: ["192.0.2.0/24"] },
+      late: { protocol: "udp", port: 2222, from: ["192.0.2.0/24"] }, // beside ssh
+    },
+  });
+  const inbound = rules(policy).filter(({ direction, port }) => direction === "in" && port !== undefined);
+  expect(
+    inbound.map((rule) => `${rule.protocol}/${rule.port} ${rule.source.text} ${rule.service}: ${rule.reason}`),
+  ).toEqual([
+    "tcp/100 192.0.2.0/24 early: other port of the host",
+    "tcp/993 10.0.0.0/16 imaps: read mail over TLS",
+    "tcp/993 10.20.0.0/16 imaps: read mail over TLS",
+    "tcp/993 fd12::/48 imaps: read mail over TLS",
+    "udp/993 0.0.0.0/0 quic: other port of the host",
+    "udp/993 ::/0 quic: other port of the host",
+    "tcp/2222 203.0.113.0/24 ssh: administration",
+    "udp/2222 192.0.2.0/24 late: other port of the host",
+    "tcp/2525 0.0.0.0/0 alt: other port of the host",
+    "tcp/2525 ::/0 alt: other port of the host",
+  ]);
+});
+
+test.each<[EgressArgs, string[]]>([
+  [{ mode: "mail" }, ["tcp/25 0.0.0.0/0: deliver mail", "tcp/25 ::/0: deliver mail"]],
+  [
+    { relay: ["198.51.100.7/32", "2001:db8::7/128"] },
+    ["465", "587"].flatMap((port) =>
+      ["198.51.100.7/32", "2001:db8::7/128"].map((to) => `tcp/${port} ${to}: hand mail to the relay`),
+    ),
+  ],
+])("what %j lets the server send, beside ICMP", (egress, mail) => {
+  const out = rules(read({ egress })).filter(({ direction, port }) => direction === "out" && port !== undefined);
+  const everywhere = (port: string, reason: string) => ["0.0.0.0/0", "::/0"].map((to) => `${port} ${to}: ${reason}`);
+  expect(out.map(({ protocol, port, source, reason }) => `${protocol}/${port} ${source.text}: ${reason}`)).toEqual([
+    ...mail,
+    ...everywhere("tcp/53", "resolve names, long answers"),
+    ...everywhere("udp/53", "resolve names"),
+    ...everywhere("tcp/80", "certificates, updates, blocklists"),
+    ...everywhere("udp/123", "set the clock"),
+    ...everywhere("tcp/443", "certificates, updates, blocklists"),
+  ]);
+  const icmp = rules(read({ egress })).filter(
+    ({ direction, icmpType }) => direction === "out" && icmpType !== undefined,
+  );
+  expect(icmp).toHaveLength(9);
+});
+
+test.each([
+  [["0.0.0.0/0"], "0.0.0.0/0"],
+  [["0.0.0.0/0", "::/0"], "public"],
+  [["0.0.0.0/0", "fd12::/48"], "0.0.0.0/0, fd12::/48"],
+])("%j is said as %s", (from, said) => {
+  expect(exposure(read({ services: { pop3: from } })).pop3).toBe(`tcp/110: ${said}`);
+});
+
+test.each([
+  ...["ssh", "icmp", "icmpv6", "egress", "smtps", "web"].map((name) => [
+    name,
+    [`ports.${name}: is a name of its own here; write it under "${name === "ssh" ? "ssh" : "services"}"`],
+  ]),
+  ["abcdefghijklmno", []],
+  [
+    "abcdefghijklmnop",
+    ["ports.abcdefghijklmnop: is not a service name; use at most 15 of a-z, 0-9 and single hyphens, a letter first"],
+  ],
+  [
+    "ab-cd-ef-gh-ij-k",
+    ["ports.ab-cd-ef-gh-ij-k: is not a service name; use at most 15 of a-z, 0-9 and single hyphens, a letter first"],
+  ],
+] as [string, string[]][])("a port named %s", (name, expected) => {
+  const faults = new Faults();
+  const ports = { [name]: { protocol: "tcp", port: 2525, from: ["public"] } };
+  readPolicy({ ssh: ["203.0.113.0/24"], ports }, "", { any: true }, faults);
+  expect(faults.list.map(({ path, problem }) => `${path}: ${problem}`)).toEqual(expected);
+});
