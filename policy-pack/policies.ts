@@ -81,7 +81,8 @@ function ruleRegions({ props }: StackResource): readonly Region[] {
     toPort: known(() => props.toPort as number),
     networks: typeof cidr === "string" ? [cidr] : undefined,
   };
-  return reach([rule], "ingress").surely;
+  // AWS takes networks with host bits, and what is known of a rule in a preview may not be enough of one.
+  return known(() => reach([rule], "ingress").surely) ?? [];
 }
 
 /** What each component, and each rule of a security group beside them, opens, with the port of SSH. */

@@ -84,6 +84,7 @@ describe("no-public-plaintext-mail", () => {
     ],
     ["a rule for another port", rule({ fromPort: 993, toPort: 993, cidrIpv4: "0.0.0.0/0" }), []],
     ["a rule for another group", rule({ fromPort: 143, toPort: 143, referencedSecurityGroupId: "sg-0" }), []],
+    ["a rule whose network has host bits", rule({ fromPort: 143, toPort: 143, cidrIpv4: "10.0.0.1/8" }), []],
     ["a rule of which nothing is known", { ...rule({}), props: unknown({}) }, []],
   ])("%s", (_, one, expected) => expect(all(one)).toEqual(expected));
 
