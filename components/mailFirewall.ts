@@ -127,8 +127,9 @@ export class MailFirewall extends pulumi.ComponentResource {
   /**
    * Deploys the same policy to one more host, such as an instance that is known only after the group exists.
    *
-   * Let the instance depend on `securityGroupId`, never on the firewall itself: the firewall is complete only when this host is.
-   * The host follows those that were declared before it, unless `hostsAtOnce` is set.
+   * What depends on the firewall does not wait for hosts that are added, so the instance may: that it has the `securityGroupId` is
+   * enough. What should follow this host depends on what this returns. The host follows those that were declared before it,
+   * unless `hostsAtOnce` is set.
    *
    * @param name The host's name, unique in this firewall.
    * @param args How the host is reached. Its `sshPorts` must be among the firewall's, because the group is decided already.
@@ -153,9 +154,19 @@ export class MailFirewall extends pulumi.ComponentResource {
       { ...firewall.host, ...own, ...logIn(args, firewall.logIn), ...firewall.args },
       pulumi.mergeOptions({ parent: this, dependsOn: before }, opts),
     );
+    notAwaited(this, host);
     firewall.latest = host;
     return host;
   }
+}
+
+/**
+ * `dependsOn` a component waits for all of its children (@pulumi/pulumi, runtime/dependsOn.ts). A host that is added later may well
+ * be an instance that depends on the firewall, and each would wait for the other. The SDK has no option for a child that nobody waits
+ * for; where it keeps its children elsewhere, such a program ends with Pulumi's error about promises that are still active.
+ */
+function notAwaited(component: pulumi.ComponentResource, child: pulumi.Resource): void {
+  (component as unknown as { __childResources?: Set<pulumi.Resource> }).__childResources?.delete(child);
 }
 
 /**

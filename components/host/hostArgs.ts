@@ -41,6 +41,11 @@ export interface HostArgs extends HostOptions {
    * a router forwards another port.
    */
   sshPorts?: number[];
+  /**
+   * What names the machine behind `host`, such as the id of an instance whose address stays when it is replaced. When it changes, all
+   * is deployed again, to the new machine. Defaults to none: another machine at the same address is taken for the same.
+   */
+  instanceId?: pulumi.Input<string>;
 }
 
 /** How a bastion is reached over SSH. Its sshd must forward TCP connections; no command runs there. */
@@ -71,7 +76,14 @@ const bastionKeys = [
   "privateKeyPassword",
 ] as const;
 
-export const hostKeys = [...bastionKeys, "agentSocketPath", "bastion", "sshPorts", ...hostOptionKeys] as const;
+export const hostKeys = [
+  ...bastionKeys,
+  "agentSocketPath",
+  "bastion",
+  "sshPorts",
+  "instanceId",
+  ...hostOptionKeys,
+] as const;
 
 /**
  * Reads a host below a name of its own; whatever is wrong with it is added to `faults`.
@@ -99,8 +111,12 @@ export function readHost(value: unknown, at: string, faults: Faults): number[] {
     );
     return [];
   }
-  const { port = 22, agentSocketPath, bastion, sshPorts } = value;
+  const { port = 22, agentSocketPath, bastion, sshPorts, instanceId } = value;
   checkEndpoint(value, at, faults);
+  if (instanceId !== undefined && isPlain(instanceId) && !isInstanceId(instanceId)) {
+    const right = "use 1 to 256 letters, digits and . _ : / @ + = -";
+    faults.add(join(at, "instanceId"), `${show(instanceId)} is not an id; ${right}`);
+  }
   if (agentSocketPath !== undefined && isPlain(agentSocketPath) && !isAbsolutePath(agentSocketPath)) {
     faults.add(
       join(at, "agentSocketPath"),
@@ -156,6 +172,13 @@ function checkEndpoint(value: Record<string, unknown>, at: string, faults: Fault
     if (problem) faults.add(join(at, "hostKey"), `${show(hostKey)} ${problem}`);
   }
   checkPrivateKey(privateKey, privateKeyPassword, join(at, "privateKey"), faults);
+}
+
+const isInstanceId = (value: unknown) => typeof value === "string" && value === instanceWord(value) && value !== "";
+
+/** An instance's id as a word that every shell takes as it is. */
+export function instanceWord(id: string): string {
+  return id.replace(/[^A-Za-z0-9._:/@+=-]/g, "_").slice(0, 256);
 }
 
 /** Adds a fault if rules with these SSH sources would lock out whoever dials the host. */

@@ -9,7 +9,7 @@ import { Faults, report } from "../policy/faults";
 import { policyKeys, readPolicy, rules, type Policy, type PolicyArgs } from "../policy/policy";
 import { speak } from "../spoken";
 import { connection, connectionWarnings } from "./connection";
-import { checkReachable, hostKeys, readHost, type HostArgs } from "./hostArgs";
+import { checkReachable, hostKeys, instanceWord, readHost, type HostArgs } from "./hostArgs";
 import { defaultSettings, hostWarnings, readHostOptions, type HostSettings } from "./hostOptions";
 import { fitsOwner, rulesets } from "./ruleset";
 
@@ -55,7 +55,7 @@ export class HostFirewall extends pulumi.ComponentResource {
       `${name}-install`,
       {
         ...remote,
-        create: `${isRoot ? "" : asRoot}sh -c '${installScript}'`,
+        create: onInstance(args, `${isRoot ? "" : asRoot}sh -c '${installScript}'`),
         delete: `${script} uninstall`,
         stdin: scriptText,
       },
@@ -65,7 +65,7 @@ export class HostFirewall extends pulumi.ComponentResource {
       `${name}-apply`,
       {
         ...remote,
-        create: [script, "apply", ...applyOptions(settings)].join(" "),
+        create: onInstance(args, [script, "apply", ...applyOptions(settings)].join(" "), "--instance"),
         delete: `${script} remove --owned`,
         stdin: rulesets(rules(policy), ownerOf(name), settings),
       },
@@ -116,6 +116,12 @@ const installScript = [
   'test "$(tail -n 1 $f.new)" = "# end of mail-firewall" || { rm -f $f.new; exit 1; }',
   "chown root:root $f.new; chmod 0744 $f.new; mv -f $f.new $f",
 ].join("; ");
+
+/** A command that is another one for another machine. An id that is known only now is too late to refuse. */
+function onInstance({ instanceId }: HostArgs, command: string, option?: string): pulumi.Input<string> {
+  if (instanceId === undefined) return command;
+  return pulumi.output(instanceId).apply((id) => [command, ...(option ? [option] : []), instanceWord(id)].join(" "));
+}
 
 const ownerOf = (name: string) => `${pulumi.getProject()}/${pulumi.getStack()}/${name}`;
 

@@ -2,9 +2,10 @@
 # The host's side of the Pulumi component `mail-firewall`, installed as /usr/local/sbin/mail-firewall.
 #
 # Deployment, each step over an SSH connection of its own:
-#   mail-firewall apply [--rollback SECONDS] [--take-over] [--keep] <RULESETS
+#   mail-firewall apply [--rollback SECONDS] [--take-over] [--keep] [--instance ID] <RULESETS
 #                                   load the rules of both families, or leave both as they were. Prints `applied TOKEN`.
-#                                   Unless they are confirmed within SECONDS (60), the host goes back to the last that were
+#                                   Unless they are confirmed within SECONDS (60), the host goes back to the last that were.
+#                                   ID means nothing here: another one makes another command, for another machine
 #   mail-firewall confirm <TOKEN    keep the rules for good: across reboots, and with other firewalls off. If the host has gone
 #                                   back already, it applies them again instead, and prints the new `applied TOKEN`
 #   mail-firewall confirm --again <TOKEN   the same, after that
@@ -648,6 +649,7 @@ apply() {
       --rollback) seconds=$2 && shift ;;
       --take-over) take_over=yes ;;
       --keep) keep=yes ;;
+      --instance) shift ;;
       *) usage ;;
     esac
     shift

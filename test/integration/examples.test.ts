@@ -1,11 +1,12 @@
 // Each example, as its README says: deployed, probed from outside, and destroyed.
-import { spawnSync } from "node:child_process";
-import { cpSync, mkdtempSync, symlinkSync } from "node:fs";
+import { execFileSync, spawnSync } from "node:child_process";
+import { cpSync, mkdtempSync, readFileSync, symlinkSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 
+import { bootInstance } from "../sandbox/boot";
 import { startEc2, type Ec2 } from "../sandbox/ec2";
-import { operatorKey, startMailHost, type MailHost } from "../sandbox/host";
+import { operatorKey, startMailHost, takeNumber, type MailHost } from "../sandbox/host";
 import { probe, type Verdict } from "../sandbox/probe";
 import { startStack, type Config, type Stack, type StackOptions } from "../sandbox/stack";
 import { live, none, policy, succeeded } from "./example";
@@ -94,6 +95,54 @@ test("database: the group of another stack", async () => {
   ]);
   succeeded(await stack.destroy());
   succeeded(await mail.destroy());
+});
+
+test("ec2: with its network, its address and its names", async () => {
+  const zoneId = await ec2.createZone("example.org");
+  const key = join(mkdtempSync(join(tmpdir(), "host-key-")), "host_key");
+  execFileSync("ssh-keygen", ["-q", "-t", "ed25519", "-N", "", "-C", "mx1", "-f", key]);
+  const stack = await start(
+    "ec2",
+    {
+      "aws:region": "eu-central-1",
+      domain: "example.org",
+      zoneId,
+      ami: "ami-0123456789abcdef0",
+      ssh,
+      sshPublicKey: operatorKey.publicKey,
+      hostKey: readFileSync(`${key}.pub`, "utf8").split(" ").slice(0, 2).join(" "),
+    },
+    { ...operatorKey, env: ec2.env },
+  );
+  const set = await stack.execute("sh", "-c", `pulumi config set --secret hostPrivateKey <${key}`);
+  expect(set.code).toBe(0);
+  const vpcs = async () => (await ec2.client.describeVpcs({})).Vpcs!.map(({ VpcId }) => VpcId);
+  const others = await vpcs();
+  const place = takeNumber();
+  ec2.offerAddress(place.address4);
+
+  const [host, up] = await Promise.all([bootInstance(ec2, place), stack.up("--skip-preview")]);
+  hosts.push(host);
+  succeeded(up);
+  // The group was complete before there was an instance, and no name led to it before it had its address.
+  const asked = ec2.requests();
+  const at = (call: string, answered: boolean) =>
+    asked.map((one) => one.call === call && one.answered === answered).lastIndexOf(true);
+  expect(at("AuthorizeSecurityGroupIngress", true)).toBeLessThan(at("RunInstances", false));
+  expect(await reach(host, [22, 25, 465, 993, 443, 143])).toEqual(["open", "open", "open", "open", "shut", "shut"]);
+  expect(await ec2.records(zoneId)).toEqual([
+    "example.org. MX 10 mx1.example.org.",
+    'example.org. TXT "v=spf1 mx -all"',
+    `mx1.example.org. A ${place.address4}`,
+  ]);
+  succeeded(await stack.preview("--expect-no-changes"));
+  expect(JSON.stringify(await stack.export())).not.toContain(readFileSync(key, "utf8").split("\n")[2]);
+
+  const before = host.connections();
+  succeeded(await stack.destroy());
+  expect(host.connections()).toBe(before); // deletedWith
+  expect(await vpcs()).toEqual(others);
+  expect(await ec2.records(zoneId)).toEqual([]);
 });
 
 // Pulumi brings it, and tools/setup.sh builds it where only the engine is here, with Go.

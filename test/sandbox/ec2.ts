@@ -1,9 +1,19 @@
 import { spawn } from "node:child_process";
-import { closeSync, existsSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import {
+  appendFileSync,
+  closeSync,
+  existsSync,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { EC2, type SecurityGroupRule } from "@aws-sdk/client-ec2";
+import { Route53 } from "@aws-sdk/client-route-53";
 
 /** One rule of a security group without its random ids, so that whole lists can be compared. */
 export interface Ec2Rule {
@@ -46,6 +56,12 @@ export interface Ec2 {
   calls(): string[];
   /** The same with what was asked, and once more where it was answered, unless by an error. */
   requests(): Ec2Request[];
+  /** The next elastic IP, in place of one that leads nowhere. */
+  offerAddress(address: string): void;
+  /** A hosted zone of Route 53. */
+  createZone(domain: string): Promise<string>;
+  /** `name type value`, of all but those that a zone has of itself. */
+  records(zoneId: string): Promise<string[]>;
   /** A network interface that uses the group. */
   attach(groupId: string): Promise<{ id: string; detach(): Promise<void> }>;
   close(): Promise<void>;
@@ -62,10 +78,14 @@ const READY = "mailfw: moto patched";
 const PATCH = `
 import functools, os, shutil, sys, threading
 import moto.ec2.models.security_groups as m
+from moto.ec2.models.elastic_ip_addresses import ElasticAddressBackend as addresses
+from moto.ec2.models.instances import Instance
+from moto.ec2.models.internet_gateways import InternetGatewayBackend as gateways
+from moto.ec2.models.subnets import SubnetBackend as subnets
 import moto.ec2.responses.vpcs as responses
 from moto.ec2.exceptions import DependencyViolationError, EC2ClientError
 
-LOCK, LIMIT = threading.RLock(), 60
+LOCK, LIMIT, ADDRESSES = threading.RLock(), 60, os.path.join(os.path.dirname(__file__), "addresses")
 Rule, Backend = m.SecurityGroupRule, m.SecurityGroupBackend
 rule_init = Rule.__init__
 
@@ -201,6 +221,39 @@ responses.VPCs.modify_managed_prefix_list = modify_list
 locked("modify_security_group_rules", modify)
 locked("delete_security_group", delete)
 locked("create_security_group")
+
+# Around a group: AWS lets nothing go that something else stands on. moto's own order of a VPC's end is kept
+def refuse(what, why):
+    if why:
+        raise DependencyViolationError("%s has dependencies and cannot be deleted: %s" % (what, why))
+
+detach_internet_gateway, delete_subnet = gateways.detach_internet_gateway, subnets.delete_subnet
+
+def detach(self, internet_gateway_id, vpc_id):
+    mapped = [a.public_ip for a in self.addresses if a.eni and a.eni.subnet.vpc_id == vpc_id]
+    refuse("Network %s" % vpc_id, mapped and "it has some mapped public addresses: %s" % mapped)
+    return detach_internet_gateway(self, internet_gateway_id, vpc_id)
+
+def delete_empty_subnet(self, subnet_id):
+    refuse("The subnet '%s'" % subnet_id, [eni.id for eni in self.enis.values() if eni.subnet.id == subnet_id])
+    return delete_subnet(self, subnet_id)
+
+def allocate(self, domain, address=None, tags=None):
+    if not address and os.path.exists(ADDRESSES):
+        with LOCK:
+            address, _, rest = open(ADDRESSES).read().partition("\\n")
+            open(ADDRESSES, "w").write(rest)
+    return allocate_address(self, domain, address or None, tags)
+
+allocate_address, addresses.allocate_address = addresses.allocate_address, allocate
+def terminate(self):  # the interface that an instance was started with ends with it; moto keeps it
+    for nic in self.nics.values():
+        nic.delete_on_termination = True
+    return terminate_instance(self)
+
+terminate_instance, Instance.terminate = Instance.terminate, terminate
+gateways.detach_internet_gateway, subnets.delete_subnet = detach, delete_empty_subnet
+
 def end_with_parent():  # stdin is a pipe from it and ends however it dies
     sys.stdin.buffer.read()
     shutil.rmtree(os.path.dirname(__file__), ignore_errors=True)
@@ -260,6 +313,7 @@ export async function startEc2(): Promise<Ec2> {
   process.env.AWS_SDK_JS_NODE_VERSION_SUPPORT_WARNING_DISABLED ??= "true";
   const credentials = { accessKeyId: "testing", secretAccessKey: "testing" };
   const client = new EC2({ region: REGION, endpoint, credentials });
+  const dns = new Route53({ region: REGION, endpoint, credentials });
   await client.describeSecurityGroups({}).catch((e: unknown) => give(`does not answer: ${String(e)}`));
 
   const requests = () => {
@@ -304,6 +358,18 @@ export async function startEc2(): Promise<Ec2> {
         .filter(({ answered }) => !answered)
         .map(({ call }) => call),
     requests,
+    offerAddress: (address) => appendFileSync(join(dir, "addresses"), `${address}\n`),
+    async createZone(domain) {
+      const { HostedZone } = await dns.createHostedZone({ Name: domain, CallerReference: domain });
+      return HostedZone!.Id!.replace("/hostedzone/", "");
+    },
+    async records(HostedZoneId) {
+      const { ResourceRecordSets } = await dns.listResourceRecordSets({ HostedZoneId });
+      const lines = ResourceRecordSets!.flatMap(({ Name, Type, ResourceRecords }) =>
+        ResourceRecords!.map(({ Value }) => `${Name} ${Type} ${Value}`),
+      );
+      return lines.filter((line) => !/ (NS|SOA) /.test(line)).sort();
+    },
     async attach(groupId) {
       const { SecurityGroups } = await client.describeSecurityGroups({ GroupIds: [groupId] });
       const vpcId = SecurityGroups![0]!.VpcId!;
@@ -317,6 +383,7 @@ export async function startEc2(): Promise<Ec2> {
     },
     close: async () => {
       client.destroy();
+      dns.destroy();
       await close();
     },
   };

@@ -35,6 +35,12 @@ export interface MailHostOptions {
   listen?: { tcp: number[]; udp: number[] };
   /** A folder with programs that only this host has: it is laid over /usr. */
   usr?: string;
+  /** Where it is, of {@link takeNumber}, which stays taken when it ends. */
+  place?: Place;
+  /** The private key of its sshd, in place of one of its own. */
+  hostKey?: string;
+  /** Who may log in, in place of the operator. */
+  authorizedKey?: string;
 }
 
 export interface Result {
@@ -258,7 +264,12 @@ chmod 440 /etc/sudoers.d/admin
 echo "$ADDRESS4 $NAME" >>/etc/hosts # sudo looks itself up
 
 rm -f /etc/ssh/ssh_host_*
-ssh-keygen -q -t ed25519 -N "" -C "$NAME" -f /etc/ssh/ssh_host_ed25519_key
+if [ -n "$HOST_KEY" ]; then
+  (umask 077; printf '%s' "$HOST_KEY" >/etc/ssh/ssh_host_ed25519_key)
+  ssh-keygen -y -f /etc/ssh/ssh_host_ed25519_key >/etc/ssh/ssh_host_ed25519_key.pub
+else
+  ssh-keygen -q -t ed25519 -N "" -C "$NAME" -f /etc/ssh/ssh_host_ed25519_key
+fi
 echo "$OPERATOR_KEY" >/etc/ssh/operator_keys
 cat >/etc/ssh/sshd_config <<END
 Port $SSH_PORT
@@ -293,9 +304,16 @@ echo ready
 cat >/dev/null # until the starter closes stdin or ends; meanwhile the shell reaps orphans
 `;
 
+export interface Place {
+  readonly number: number;
+  readonly address4: string;
+  readonly address6: string;
+  readonly release: () => void;
+}
+
 /** 198.51.100.N and 2001:db8:51::N. A folder per N in $TMPDIR makes it unique among the sandbox's processes. */
 let lastNumber = 0;
-export function takeNumber(): { number: number; address4: string; address6: string; release: () => void } {
+export function takeNumber(): Place {
   for (let tries = 0; tries < 254; tries++) {
     lastNumber = (lastNumber % 254) + 1;
     try {
@@ -325,7 +343,7 @@ export const saver =
   };
 
 export async function startMailHost(options: MailHostOptions = {}): Promise<MailHost> {
-  const { number, address4, address6, release } = takeNumber();
+  const { number, address4, address6, release } = options.place ?? takeNumber();
   const name = options.name ?? `mx${number}`;
   const sshPort = options.sshPort ?? 22;
   const listen = options.listen ?? defaultListen;
@@ -333,7 +351,7 @@ export async function startMailHost(options: MailHostOptions = {}): Promise<Mail
   let machine: Machine | undefined;
   const close = once(async () => {
     await machine?.close();
-    release();
+    if (!options.place) release();
   });
   try {
     machine = await startMachine(
@@ -346,7 +364,8 @@ export async function startMailHost(options: MailHostOptions = {}): Promise<Mail
         BACKEND: options.backend ?? "nft",
         ADDRESS4: address4,
         SSH_PORT: `${sshPort}`,
-        OPERATOR_KEY: operatorKey.publicKey,
+        OPERATOR_KEY: options.authorizedKey ?? operatorKey.publicKey,
+        HOST_KEY: options.hostKey ?? "",
         PYTHON: python,
         AGENT: agent,
         USR: options.usr ?? "",

@@ -390,6 +390,26 @@ describe("HostFirewall", () => {
     );
   });
 
+  test("another machine at the same address is another command, for all that it must be given", async () => {
+    const texts = async (instanceId?: pulumi.Input<string>) => {
+      const { resources } = await run(
+        () => new HostFirewall("mx1", { ...policy, ...mx1, ...(instanceId && { instanceId }) }),
+      );
+      const create = (verb: string) => inputsOf(resources, `HostFirewall > Command mx1-${verb}`).create as string;
+      return commands.map(create);
+    };
+    const [install, apply, ...others] = await texts();
+    for (const id of ["i-0abc", pulumi.output("i-0abc")]) {
+      // confirm follows what apply says, which is never the same.
+      expect(await texts(id)).toEqual([`${install} i-0abc`, `${apply} --instance i-0abc`, ...others]);
+    }
+    expect(await texts(pulumi.output("i-1;$(x)"))).toEqual([
+      `${install} i-1___x_`,
+      `${apply} --instance i-1___x_`,
+      ...others,
+    ]);
+  });
+
   // The texts are part of users' state: a new one makes every host's command run again.
   test.each([
     ["root", "", ""],

@@ -566,6 +566,11 @@ export const wrongConfigs: [string, Record<string, unknown>, string[]][] = [
     ["hosts.mx1.hostKey: is missing; write the line of the host's /etc/ssh/ssh_host_ed25519_key.pub"],
   ],
   [
+    "an instance's id that is no word",
+    { ...good, hosts: { mx1: { ...mx1, instanceId: "i-1; reboot" } } },
+    ['hosts.mx1.instanceId: "i-1; reboot" is not an id; use 1 to 256 letters, digits and . _ : / @ + = -'],
+  ],
+  [
     "a relative path of an agent's socket",
     { ...good, hosts: { mx1: { ...mx1, agentSocketPath: "agent.sock" } } },
     [

@@ -5,9 +5,12 @@ import { createRequire } from "node:module";
 import { isIP, isIPv4, isIPv6 } from "node:net";
 import { dirname, join } from "node:path";
 import type * as Sdk from "@aws-sdk/client-ec2";
+import type * as Dns from "@aws-sdk/client-route-53";
 import type * as Messages from "@pulumi/pulumi/proto/provider_pb";
 import type { CheckFailure, DiffResult, Provider } from "@pulumi/pulumi/provider/provider";
 import type { Struct as Struct_ } from "google-protobuf/google/protobuf/struct_pb";
+
+import { network } from "./network";
 
 /**
  * A stand-in for the aws provider (plugin `resource-aws`) where plugins cannot be downloaded: the resources this project
@@ -55,7 +58,8 @@ const ATTACHMENT = "aws:ec2/networkInterfaceSecurityGroupAttachment:NetworkInter
 const schemas = new Map<string, Schema>();
 
 function schema(type: string): Schema {
-  if (![GROUP, INGRESS, EGRESS, LIST, ATTACHMENT].includes(type)) throw new Error(`${STAND_IN} has no ${type}`);
+  if (![GROUP, INGRESS, EGRESS, LIST, ATTACHMENT].includes(type) && !network[type])
+    throw new Error(`${STAND_IN} has no ${type}`);
   const file = /^aws:(.*):/.exec(type)![1]!;
   return schemas.get(type) ?? schemas.set(type, schemaOf(file)).get(type)!;
 }
@@ -286,6 +290,16 @@ export class AwsStandIn implements Provider {
     return client;
   }
 
+  private clientsFor(props: Props, tags: Tags) {
+    const { Route53 } = load("@aws-sdk/client-route-53") as typeof Dns;
+    const region = (props.region as string | undefined) ?? this.region;
+    return {
+      ec2: this.client(region),
+      dns: new Route53({ region }),
+      tags: (type: Sdk.ResourceType) => tagSpec(type, tags),
+    };
+  }
+
   private tagsAll(inputs: Props): Tags | typeof UNKNOWN {
     const own = (inputs.tags ?? {}) as Tags | typeof UNKNOWN;
     return own === UNKNOWN ? own : { ...this.option<{ tags?: Tags }>("defaultTags")?.tags, ...own };
@@ -299,11 +313,16 @@ export class AwsStandIn implements Provider {
     const fault: Fault = (property, reason) => void failures.push({ property, reason });
     for (const name of Object.keys(inputs).filter((n) => !n.startsWith("__"))) {
       if (!names.includes(name)) fault(name, `unknown property: ${type} has no input "${name}"`);
-      else if (/Ids?$|^cidr|^description$|^name|^ipProtocol$|^region$/.test(name) && typeof inputs[name] !== "string")
+      else if (
+        !network[type] &&
+        /Ids?$|^cidr|^description$|^name|^ipProtocol$|^region$/.test(name) &&
+        typeof inputs[name] !== "string"
+      )
         fault(name, `expected a string, got ${JSON.stringify(inputs[name])}`);
     }
     for (const name of required.filter((r) => !given(inputs[r]))) fault(name, "missing required property");
-    if (type !== ATTACHMENT) (type === GROUP ? checkGroup : type === LIST ? checkList : checkRule)(inputs, fault);
+    if (type !== ATTACHMENT && !network[type])
+      (type === GROUP ? checkGroup : type === LIST ? checkList : checkRule)(inputs, fault);
 
     // pulumi-aws provider/region.go applyRegion
     inputs.region ??= this.region;
@@ -339,6 +358,13 @@ export class AwsStandIn implements Provider {
     } else if (type === LIST) {
       replaces = named(["addressFamily", "region"]);
       changes ||= differs("name") || differs("maxEntries") || !same(listEntries(olds), listEntries(news));
+    } else if (network[type]) {
+      const { computed, inPlace = [] } = network[type];
+      const changed = schema(type).inputs.filter(
+        (p) => !/^tags$|^region$/.test(p) && differs(p) && (given(news[p]) || !computed.includes(p)),
+      );
+      replaces = changed.filter((p) => !inPlace.includes(p));
+      changes ||= changed.length > 0;
     } else if (type === ATTACHMENT) {
       replaces = named(["networkInterfaceId", "securityGroupId", "region"]);
     } else {
@@ -365,12 +391,17 @@ export class AwsStandIn implements Provider {
       const computed = {
         [GROUP]: ["name", "namePrefix", "vpcId", "ownerId", "ingress", "egress"],
         [LIST]: ["ownerId", "version"],
-      }[type] ?? ["securityGroupRuleId"];
+      }[type] ??
+        network[type]?.computed ?? ["securityGroupRuleId"];
       const unknown = Object.fromEntries(["arn", ...computed].map((property) => [property, UNKNOWN]));
       return { id: "", outs: { ...unknown, ...inputs, tagsAll } };
     }
     if (type === GROUP) return this.createGroup(inputs, tagsAll as Tags);
     if (type === LIST) return this.createList(inputs, tagsAll as Tags);
+    if (network[type]) {
+      const { id, outs } = await network[type].create(inputs, this.clientsFor(inputs, tagsAll as Tags));
+      return { id, outs: { ...inputs, ...outs, tagsAll } };
+    }
 
     const rule = inputs as Rule;
     const egress = type === EGRESS;
@@ -437,6 +468,11 @@ export class AwsStandIn implements Provider {
     const otherEntries = type === LIST && !same(listEntries(olds), listEntries(news));
     if (preview) return { outs: otherEntries ? { ...outs, version: UNKNOWN } : outs };
     const client = this.client(news.region);
+    if (network[type]) {
+      const clients = this.clientsFor(news, tagsAll as Tags);
+      const moved = schema(type).inputs.some((p) => network[type]!.inPlace?.includes(p) && !same(olds[p], news[p]));
+      if (moved) Object.assign(outs, await network[type].update!(id, news, olds, clients));
+    }
     if (type === LIST) {
       await changeList(client, id, olds, news).catch((error: unknown) => {
         throw explain(`updating EC2 Managed Prefix List (${id})`, "ModifyManagedPrefixList", error);
@@ -472,6 +508,7 @@ export class AwsStandIn implements Provider {
   ): Promise<{ id: string; props: Props; inputs?: Props }> {
     const type = typeOf(urn);
     const { inputs: names } = schema(type);
+    if (network[type]) throw new Error(`${STAND_IN} cannot read a ${type}: no refresh, no import`);
     const region = (olds.region as string | undefined) ?? this.region;
     const client = this.client(region);
     const live = await (
@@ -509,6 +546,7 @@ export class AwsStandIn implements Provider {
     schema(type);
     const client = this.client(props.region);
     if (type === ATTACHMENT) return this.detach(id, props);
+    if (network[type]) return void (await network[type].delete(id, props, this.clientsFor(props, {})));
     const action = type === GROUP ? "DeleteSecurityGroup" : type === LIST ? "DeleteManagedPrefixList" : "Revoke";
     try {
       if (type === GROUP) {
