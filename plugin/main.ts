@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 // The components for programs in any of Pulumi's languages: the engine runs this as the plugin `mail-firewall`, and
-// `pulumi package add node_modules/.bin/pulumi-resource-mail-firewall` generates a library for the program's own language.
-// schema.json is what Pulumi infers from the sources and their comments (test/unit/schema.test.ts), with what is secret.
+// `pulumi package add node_modules/mail-firewall/dist/plugin/schema.json` generates a library for the program's own language.
+// schema.json is what Pulumi infers from the sources and their comments, and some that it cannot (test/unit/schema.test.ts).
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 

@@ -89,23 +89,24 @@ pulumi_engine() {
   https://www.pulumi.com/docs/install/   or   Go 1.24 or newer, https://go.dev/doc/install"
     say "no Pulumi $minimum or newer on PATH (found: ${found:-none}): building $pinned from its Go module, once; 5 to 10 minutes"
     mkdir -p "$engine"
-    go_build pulumi-language-nodejs github.com/pulumi/pulumi/sdk/v3/nodejs/cmd/pulumi-language-nodejs ""
-    go_build pulumi github.com/pulumi/pulumi/pkg/v3/cmd/pulumi "-X github.com/pulumi/pulumi/sdk/v3/go/common/version.Version=$pinned"
+    go_build pulumi-language-nodejs pulumi-languages github.com/pulumi/pulumi/sdk/v3/nodejs/cmd/pulumi-language-nodejs
+    go_build pulumi pulumi github.com/pulumi/pulumi/pkg/v3/cmd/pulumi "-X github.com/pulumi/pulumi/sdk/v3/go/common/version.Version=$pinned"
   fi
   say "Pulumi $(pulumi version | sed 's/^v//'), built from its Go module"
 }
 
-# go_build NAME PACKAGE LDFLAGS: Go's own caches make an interrupted download or build go on where it stopped.
+# go_build NAME FOLDER PACKAGE [LDFLAGS], with the go.mod of tools/FOLDER: Go's own caches make an interrupted download or build go on
+# where it stopped.
 go_build() {
   [ ! -x "$engine/$1" ] || return 0
   (
-    cd "tools/$1"
+    cd "tools/$2"
     # Downloads what is needed, and no more: some modules that are only named cannot be had everywhere.
-    try 5 go list -deps "$2" >"$cache/$1.packages" ||
+    try 5 go list -deps "$3" >"$cache/$1.packages" ||
       fail "the Go modules of $1 could not be downloaded; run it again to go on where it stopped"
     total=$(wc -l <"$cache/$1.packages")
     # With -v go prints every package that it has compiled.
-    go build -v -trimpath -ldflags "-s -w $3" -o "$engine/.$1.new" "$2" 2>&1 | tee "$cache/$1.log" |
+    go build -v -trimpath -ldflags "-s -w ${4-}" -o "$engine/.$1.new" "$3" 2>&1 | tee "$cache/$1.log" |
       awk -v name="$1" -v total="$total" 'NR % 150 == 0 { print "setup: " name ": " NR " of at most " total " packages"; fflush() }' ||
       { tail -20 "$cache/$1.log" >&2; fail "$1 does not build (above)"; }
     mv "$engine/.$1.new" "$engine/$1"
@@ -115,11 +116,16 @@ go_build() {
 moto=5.2.3
 
 ec2_emulator() {
-  venv=$cache/venv-moto-$moto
+  venv "venv-moto-$moto" "the EC2 emulator moto $moto" "moto[ec2,server]==$moto"
+}
+
+# venv NAME WHAT REQUIREMENT…: makes $venv, with what PyPI has.
+venv() {
+  venv=$cache/$1
   [ ! -e "$venv/complete" ] || return 0
-  say "installing the EC2 emulator moto $moto"
+  say "installing $2"
   python3 -m venv --clear "$venv"
-  try 3 "$venv/bin/pip" install --quiet --disable-pip-version-check "moto[ec2,server]==$moto"
+  try 3 "$venv/bin/pip" install --quiet --disable-pip-version-check "${@:3}"
   touch "$venv/complete"
 }
 
@@ -188,16 +194,58 @@ yaml_host() {
     command -v go >/dev/null || { say "no YAML language host, and no Go to build one: the component in YAML is not tested"; return; }
     say "building Pulumi's YAML language host 1.28.0 from its Go module, once; 1 to 3 minutes"
     mkdir -p "$engine"
-    go_build pulumi-language-yaml github.com/pulumi/pulumi-yaml/cmd/pulumi-language-yaml ""
+    go_build pulumi-language-yaml pulumi-language-yaml github.com/pulumi/pulumi-yaml/cmd/pulumi-language-yaml
   fi
   # shellcheck disable=SC2016 # env.sh expands it
   echo 'export PATH="$PATH:'"$engine"'"' >>.cache/env.sh
+}
+
+mypy=2.4.1
+
+# The component's library for Python, and what runs programs that use it. Pulumi's language host does both, but the one that can be
+# built here is too old to generate libraries: there tools/pulumi/python-library runs Pulumi's generator alone.
+python_host() {
+  # shellcheck source=/dev/null
+  . .cache/env.sh
+  engine=$cache/pulumi-$pinned
+  host=$(command -v pulumi-language-python || true)
+  if [ -n "$host" ] && [ "$host" != "$engine/pulumi-language-python" ]; then
+    by="pulumi package gen-sdk"
+    generate() { pulumi package gen-sdk plugin/schema.json --language python --out "$1"; }
+  else
+    by="its generator alone"
+    generate() { "$engine/python-library" plugin/schema.json "$1/python"; }
+    package=github.com/pulumi/pulumi/sdk/v3/python/cmd/pulumi-language-python
+    if [ ! -x "$engine/python-library" ] || [ ! -x "$engine/pulumi-language-python-exec" ]; then
+      command -v go >/dev/null || { say "no Python language host, and no Go to build one: the component in Python is not tested"; return; }
+      say "building Pulumi's Python language host 3.68.0 from its Go module, once; 1 to 3 minutes"
+      mkdir -p "$engine"
+      go_build python-library pulumi ./python-library
+      go_build pulumi-language-python pulumi-languages "$package"
+      install "$(cd tools/pulumi-languages && go list -f '{{.Dir}}' "$package")-exec" "$engine"
+    fi
+    # shellcheck disable=SC2016 # env.sh expands it
+    echo 'export PATH="$PATH:'"$engine"'"' >>.cache/env.sh
+  fi
+
+  # parver is what the library needs beside Pulumi, mypy reads its types.
+  venv "venv-pulumi-$pinned-mypy-$mypy" "Pulumi $pinned for Python" "pulumi==$pinned" parver "mypy==$mypy"
+  library=$PWD/.cache/consumer/python-$pinned
+  if [ ! "$library/complete" -nt plugin/schema.json ]; then
+    say "generating the component's library for Python ($by)"
+    rm -rf "$library" "$library.new"
+    generate "$library.new" >/dev/null
+    try 3 "$venv/bin/pip" install --quiet --disable-pip-version-check --no-deps --target "$library" "$library.new/python"
+    touch "$library/complete"
+  fi
+  echo "export MAILFW_PYTHON_VENV=\"$venv\" MAILFW_PYTHON_LIBRARY=\"$library\"" >>.cache/env.sh
 }
 
 if [ "${1-}" = consumer ]; then
   consumer
   policy_host
   yaml_host
+  python_host
   exit
 fi
 

@@ -1,5 +1,5 @@
 // The package as npm packs it, in projects of its users: what they write deploys, in each kind of program that Pulumi runs.
-import { execFileSync } from "node:child_process";
+import { execFileSync, spawnSync } from "node:child_process";
 import { mkdtempSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
@@ -7,7 +7,7 @@ import { join, resolve } from "node:path";
 import { operatorKey, startMailHost, type MailHost } from "../sandbox/host";
 import { probe } from "../sandbox/probe";
 import { startStack, type Stack } from "../sandbox/stack";
-import { live, none, succeeded } from "./example";
+import { live, none, python, succeeded, testIn } from "./example";
 
 jest.setTimeout(120_000);
 
@@ -137,6 +137,31 @@ describe("a program of ten lines that uses the installed package", () => {
     expect(JSON.parse(succeeded({ ...served, output: served.stdout }))).toEqual(
       JSON.parse(readFileSync("plugin/schema.json", "utf8")),
     );
+  });
+
+  testIn("Python", python !== undefined, "the library for Python names, types and hides what it should", () => {
+    const { env, venv } = python!;
+    const run = (file: string, ...args: string[]) => {
+      const options = { encoding: "utf8", env: { ...process.env, ...env } } as const;
+      const { status, stdout, stderr } = spawnSync(join(venv, "bin", file), args, options);
+      succeeded({ code: status ?? 255, output: stdout + stderr });
+      return stdout;
+    };
+    const program = "test/integration/library.py";
+    run("mypy", "--warn-unused-ignores", "--cache-dir", ".cache/mypy", program, "examples/python/__main__.py");
+    const port = { protocol: "tcp", port: 1, from: ["public"] };
+    // How Pulumi marks a secret.
+    const secret = { "4dabf18193072939515e22adb298388d": "1b47061264138c4ac30d75fd1eb44270" };
+    expect(JSON.parse(run("python3", program))).toEqual({
+      services: { hosts_at_once: ["public"] },
+      ports: { host_key: port, hostKey: port },
+      ssh: ["public"],
+      sshPrivateKey: { ...secret, value: "key" },
+      hosts: { host_key: { host: "h", hostKey: "k", bastion: { host: "b", hostKey: "k" } } },
+      hostsAtOnce: true,
+      host: { rollbackSeconds: 60 },
+      aws: { vpcId: "vpc", tags: { host_key: "1", hostKey: "2" } },
+    });
   });
 
   test("what is in it, and how small it is", () => {

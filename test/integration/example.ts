@@ -4,8 +4,8 @@ import { readFileSync } from "node:fs";
 import { rulesets } from "../../components/host/ruleset";
 import { Faults } from "../../components/policy/faults";
 import { readPolicy, rules } from "../../components/policy/policy";
-import type { MailHost } from "../sandbox/host";
-import type { Run } from "../sandbox/stack";
+import { operatorKey, type MailHost } from "../sandbox/host";
+import type { Run, State } from "../sandbox/stack";
 
 export const policy = {
   services: { submissions: "public", https: "public", imap: ["10.20.0.0/16", "fd12::/48"] },
@@ -50,7 +50,28 @@ export async function live(host: MailHost): Promise<string> {
   return ["# IPv4", ...(await part(4)), "# IPv6", ...(await part(6)), ""].join("\n");
 }
 
-export function succeeded(run: Run): string {
+const { MAILFW_PYTHON_VENV: venv, MAILFW_PYTHON_LIBRARY: library, PATH } = process.env;
+
+/** What `pulumi package add` installs for a user, by tools/setup.sh; undefined where there is no language host for Python. The one
+ * that can be built here knows no `virtualenv`: it runs the Python of one that is activated. */
+export const python =
+  venv && library ? { venv, env: { PYTHONPATH: library, MYPYPATH: library, PATH: `${venv}/bin:${PATH}` } } : undefined;
+
+/** A test in a language of which this machine may have no host; where it has none, the name says that nothing was tested. */
+export function testIn(language: string, there: boolean, name: string, run: jest.ProvidesCallback): void {
+  if (there) test(name, run);
+  else test.skip(`${name}: NOT TESTED, because this machine has no ${language} language host`, run);
+}
+
+/** Nothing of the operator's private key is in the state, nor of any other. */
+export function expectNoKey(state: State): void {
+  const text = JSON.stringify(state);
+  for (const line of operatorKey.privateKey.split("\n").filter((part) => part.length > 20))
+    expect(text).not.toContain(line);
+  expect(text).not.toContain("PRIVATE KEY");
+}
+
+export function succeeded(run: Pick<Run, "code" | "output">): string {
   if (run.code !== 0) throw new Error(`exit code ${run.code}\n${run.output}`);
   return run.output;
 }

@@ -9,7 +9,7 @@ import { startEc2, type Ec2 } from "../sandbox/ec2";
 import { operatorKey, startMailHost, takeNumber, type MailHost } from "../sandbox/host";
 import { probe, type Verdict } from "../sandbox/probe";
 import { startStack, type Config, type Stack, type StackOptions } from "../sandbox/stack";
-import { live, none, policy, succeeded } from "./example";
+import { expectNoKey, live, none, policy, python, succeeded, testIn } from "./example";
 
 jest.setTimeout(180_000);
 
@@ -31,11 +31,17 @@ async function startHost(): Promise<MailHost> {
   return host;
 }
 
-/** An example with the package as npm installs it (tools/setup.sh consumer). */
-async function start(name: string, config: Config, options: StackOptions = {}): Promise<Stack> {
+/** An example with the package as npm installs it, and with what else its user would have installed (tools/setup.sh consumer). */
+async function start(
+  name: string,
+  config: Config,
+  options: StackOptions = {},
+  installed: Record<string, string> = {},
+): Promise<Stack> {
   const project = mkdtempSync(join(tmpdir(), `${name}-`));
   cpSync(join("examples", name), project, { recursive: true });
-  symlinkSync(resolve(".cache/consumer/node_modules"), join(project, "node_modules"));
+  const links = { node_modules: resolve(".cache/consumer/node_modules"), ...installed };
+  for (const [link, target] of Object.entries(links)) symlinkSync(target, join(project, link));
   const stack = await startStack({ project, ...options });
   stacks.push(stack);
   stack.configure(config);
@@ -148,16 +154,30 @@ test("ec2: with its network, its address and its names", async () => {
 // Pulumi brings it, and tools/setup.sh builds it where only the engine is here, with Go.
 const hasYaml = spawnSync("sh", ["-c", "command -v pulumi-language-yaml"]).status === 0;
 
-(hasYaml ? test : test.skip)(
-  hasYaml ? "yaml" : "yaml: NOT TESTED, because this machine has no YAML language host",
-  async () => {
-    const host = await startHost();
-    const stack = await start("yaml", at(host), operatorKey);
+testIn("YAML", hasYaml, "yaml", async () => {
+  const host = await startHost();
+  const stack = await start("yaml", at(host), operatorKey);
+  expect(succeeded(await stack.preview())).toContain("imaps (tcp/993): reachable from everywhere");
+  succeeded(await stack.up("--skip-preview"));
+  expect(await stack.outputs()).toMatchObject({ exposure: { imaps: "tcp/993: public" } });
+  expect(await reach(host, [22, 25, 465, 993, 143])).toEqual(["open", "open", "open", "open", "shut"]);
+  succeeded(await stack.destroy());
+  expect(await live(host)).toBe(none);
+});
+
+testIn("Python", python !== undefined, "python", async () => {
+  const { venv, env } = python!;
+  const host = await startHost();
+  const stack = await start("python", { ...at(host), ssh }, { ...operatorKey, env }, { venv });
+  if (process.env.MAILFW_ALL === "1")
     expect(succeeded(await stack.preview())).toContain("imaps (tcp/993): reachable from everywhere");
-    succeeded(await stack.up("--skip-preview"));
-    expect(await stack.outputs()).toMatchObject({ exposure: { imaps: "tcp/993: public" } });
-    expect(await reach(host, [22, 25, 465, 993, 143])).toEqual(["open", "open", "open", "open", "shut"]);
-    succeeded(await stack.destroy());
-    expect(await live(host)).toBe(none);
-  },
-);
+  succeeded(await stack.up("--skip-preview"));
+  expect(await stack.outputs()).toEqual({
+    exposure: expect.objectContaining({ imaps: "tcp/993: public", wireguard: "udp/51820: public" }) as object,
+    hosts: { mx1: expect.stringMatching(/^confirmed /) as string },
+  });
+  expect(await reach(host, [22, 25, 465, 993, 143])).toEqual(["open", "open", "open", "open", "shut"]);
+  expectNoKey(await stack.export());
+  succeeded(await stack.destroy());
+  expect(await live(host)).toBe(none);
+});

@@ -1,9 +1,12 @@
-// Pulumi's Node.js language host, for machines that have no Pulumi: v3.68.0 is the last release inside the sdk/v3 module.
-module mail-firewall/tools/pulumi-language-nodejs
+// Pulumi's language hosts for Node.js and Python, for machines that have no Pulumi: v3.68.0 is the last release inside the sdk/v3 module.
+module mail-firewall/tools/pulumi-languages
 
 go 1.24
 
-tool github.com/pulumi/pulumi/sdk/v3/nodejs/cmd/pulumi-language-nodejs
+tool (
+	github.com/pulumi/pulumi/sdk/v3/nodejs/cmd/pulumi-language-nodejs
+	github.com/pulumi/pulumi/sdk/v3/python/cmd/pulumi-language-python
+)
 
 require (
 	github.com/Microsoft/go-winio v0.5.2 // indirect
