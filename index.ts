@@ -1,6 +1,6 @@
 import * as pulumi from "@pulumi/pulumi";
 
-import { MailFirewall } from "./components";
+import { exposureReadme, MailFirewall } from "./components";
 import { readConfig } from "./stacks/config";
 import { sshAgent } from "./stacks/sshAgent";
 
@@ -21,4 +21,11 @@ const firewall = new MailFirewall("mail", {
 const { exposure, securityGroupId, hosts, hostOnly, cloudOnly } = firewall;
 
 // Without a security group there is no such output; Pulumi warns about one that is undefined.
-export = { exposure, ...(securityGroupId && { securityGroupId }), hosts, hostOnly, cloudOnly };
+export = {
+  exposure,
+  ...(securityGroupId && { securityGroupId }),
+  hosts,
+  hostOnly,
+  cloudOnly,
+  readme: exposure.apply(exposureReadme), // the stack's page in Pulumi Cloud
+};

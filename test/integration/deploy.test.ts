@@ -219,6 +219,7 @@ describe("a stack with two hosts and a security group", () => {
         ...["~ mail-firewall:index:MailFirewall: (update)", "~ exposure: {", line],
         ...[...group, ...host, ...host],
         ...["~ exposure : {", line],
+        ...["~ readme :", '+ from_smtp --> to_imaps["imaps<br>tcp/993"]'],
         ...["+ 2 to create", "~ 5 to update"],
       ].sort(),
     );

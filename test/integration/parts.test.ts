@@ -31,7 +31,9 @@ describe("parts of a stack", () => {
     expect(succeeded(await stack.up("--skip-preview"))).not.toContain("warning");
     expect(await live(host)).toBe(expectedRulesets("mail-firewall/test/mail-mx1"));
     expect(ec2.calls().length).toBe(calls);
-    expect(Object.keys(await stack.outputs()).sort()).toEqual(["cloudOnly", "exposure", "hostOnly", "hosts"]);
+    const outputs = await stack.outputs();
+    expect(Object.keys(outputs).sort()).toEqual(["cloudOnly", "exposure", "hostOnly", "hosts", "readme"]);
+    expect(outputs.readme).toContain('from_smtp(["everyone"]) --> to_smtp["smtp<br>tcp/25"]');
     succeeded(await stack.destroy());
   });
 
