@@ -1,13 +1,17 @@
 // A policy pack of Pulumi: `pulumi preview --policy-pack node_modules/mail-firewall/dist/policy-pack`.
 import { PolicyPack } from "@pulumi/policy";
 
-import { policies } from "./policies";
+import { groupRegions, policies } from "./policies";
 
 new PolicyPack("mail-firewall", {
-  policies: policies.map(({ name, description, enforcementLevel, find }) => ({
+  policies: policies.map(({ name, description, enforcementLevel, find, findInGroup }) => ({
     name,
     description,
     enforcementLevel,
+    ...(findInGroup && {
+      validateResource: ({ type, props }, report) =>
+        findInGroup(groupRegions(type, props)).forEach((one) => report(one)),
+    }),
     validateStack: ({ resources }, report) => {
       const all = resources.map((resource) => ({
         urn: resource.urn,

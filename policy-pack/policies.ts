@@ -26,6 +26,11 @@ export interface StackPolicy {
   /** What happens unless the user says otherwise (`--policy-pack-config`): `mandatory` stops a deployment. */
   readonly enforcementLevel: "advisory" | "mandatory";
   readonly find: (resources: readonly StackResource[]) => Finding[];
+  /**
+   * What is wrong with the rules that are written inside of a security group, which its inputs alone tell: its outputs have those of
+   * other resources, too, as they were after the last update.
+   */
+  readonly findInGroup?: (rules: readonly Region[]) => string[];
 }
 
 const types = {
@@ -33,6 +38,8 @@ const types = {
   group: "mail-firewall:index:MailSecurityGroup",
   command: "command:remote:Command",
   ingressRule: "aws:vpc/securityGroupIngressRule:SecurityGroupIngressRule",
+  olderRule: "aws:ec2/securityGroupRule:SecurityGroupRule",
+  groups: ["aws:ec2/securityGroup:SecurityGroup", "aws:ec2/defaultSecurityGroup:DefaultSecurityGroup"],
   instance: "aws:ec2/instance:Instance",
 };
 
@@ -71,18 +78,32 @@ function regionsOf(exposed: readonly Exposed[]): Region[] {
   );
 }
 
-/** What a rule admits that is none of the components'. */
-function ruleRegions({ props }: StackResource): readonly Region[] {
-  const cidr = known(() => props.cidrIpv4 ?? props.cidrIpv6);
+type Props = StackResource["props"];
+
+const isIngressRule = (resource: StackResource) =>
+  isA(types.ingressRule)(resource) ||
+  (isA(types.olderRule)(resource) && known(() => resource.props.type) === "ingress");
+
+/** What a rule admits that is none of the components', in the words of any of AWS's resources. */
+function ruleRegions(props: Props): readonly Region[] {
+  const lists = ["cidrBlocks", "ipv6CidrBlocks"].flatMap((key) => known(() => (props[key] ?? []) as string[]) ?? []);
+  const one = known(() => (props.cidrIpv4 ?? props.cidrIpv6) as string | undefined);
+  const networks = [...lists, ...(one === undefined ? [] : [one])];
   const rule: CloudRule = {
     direction: "ingress",
-    ipProtocol: known(() => String(props.ipProtocol)) ?? "-1",
+    ipProtocol: known(() => String(props.ipProtocol ?? props.protocol)) ?? "-1",
     fromPort: known(() => props.fromPort as number),
     toPort: known(() => props.toPort as number),
-    networks: typeof cidr === "string" ? [cidr] : undefined,
+    networks: networks.length > 0 ? networks : undefined,
   };
   // AWS takes networks with host bits, and what is known of a rule in a preview may not be enough of one.
   return known(() => reach([rule], "ingress").surely) ?? [];
+}
+
+/** What the rules admit that are written inside of a security group. None for any other resource. */
+export function groupRegions(type: string, props: Props): readonly Region[] {
+  const rules = types.groups.includes(type) ? known(() => props.ingress) : undefined;
+  return Array.isArray(rules) ? rules.flatMap((rule) => ruleRegions(rule as Props)) : [];
 }
 
 /** What each component, and each rule of a security group beside them, opens, with the port of SSH. */
@@ -93,9 +114,38 @@ function openings(resources: readonly StackResource[]): { urn: string; regions: 
       const ssh = exposed.filter(({ name }) => name === "ssh").flatMap(({ ports }) => ports);
       return [{ urn: resource.urn, regions: regionsOf(exposed), ssh }];
     }
-    if (!isA(types.ingressRule)(resource) || isUnder(types.group)(resource)) return [];
-    return [{ urn: resource.urn, regions: ruleRegions(resource), ssh: [22] }];
+    if (!isIngressRule(resource) || isUnder(types.group)(resource)) return [];
+    return [{ urn: resource.urn, regions: ruleRegions(resource.props), ssh: [22] }];
   });
+}
+
+const plaintext = (regions: readonly Region[]) =>
+  (["imap", "pop3"] as const)
+    .filter((name) => isOpenToAll(regions, catalogue[name].port))
+    .map(
+      (name) =>
+        `${name} (tcp/${catalogue[name].port}) is open to everyone; open ${name}s instead, or name the networks`,
+    );
+
+const publicSsh = (regions: readonly Region[], ports: readonly number[]) =>
+  ports
+    .filter((port) => isOpenToAll(regions, port))
+    .map((port) => `ssh (tcp/${port}) is open to everyone; name the networks you work from`);
+
+/** The instances that a host's firewall is deployed to, by itself or by their address. */
+function deployedTo(resources: readonly StackResource[]): Set<string> {
+  const byUrn = new Map(resources.map((resource) => [resource.urn, resource]));
+  const found = new Set<string>();
+  const follow = (from: StackResource) => {
+    for (const urn of from.dependencies) {
+      const next = byUrn.get(urn);
+      if (!next || found.has(urn)) continue;
+      found.add(urn);
+      if (!isA(types.instance)(next)) follow(next);
+    }
+  };
+  resources.filter(isUnder(types.host)).forEach(follow);
+  return found;
 }
 
 export const policies: readonly StackPolicy[] = [
@@ -104,14 +154,8 @@ export const policies: readonly StackPolicy[] = [
     description: "IMAP and POP3 on the ports that begin in plaintext are not open to everyone.",
     enforcementLevel: "mandatory",
     find: (resources) =>
-      openings(resources).flatMap(({ urn, regions }) =>
-        (["imap", "pop3"] as const)
-          .filter((name) => isOpenToAll(regions, catalogue[name].port))
-          .map((name) => ({
-            urn,
-            message: `${name} (tcp/${catalogue[name].port}) is open to everyone; open ${name}s instead, or name the networks`,
-          })),
-      ),
+      openings(resources).flatMap(({ urn, regions }) => plaintext(regions).map((message) => ({ urn, message }))),
+    findInGroup: plaintext,
   },
   {
     name: "no-public-ssh",
@@ -119,17 +163,16 @@ export const policies: readonly StackPolicy[] = [
     enforcementLevel: "mandatory",
     find: (resources) =>
       openings(resources).flatMap(({ urn, regions, ssh }) =>
-        ssh
-          .filter((port) => isOpenToAll(regions, port))
-          .map((port) => ({ urn, message: `ssh (tcp/${port}) is open to everyone; name the networks you work from` })),
+        publicSsh(regions, ssh).map((message) => ({ urn, message })),
       ),
+    findInGroup: (regions) => publicSsh(regions, [22]),
   },
   {
     name: "mail-hosts-have-a-firewall",
     description: "An instance in a security group for mail has a firewall of its own, too.",
     enforcementLevel: "mandatory",
     find: (resources) => {
-      const protected_ = new Set(resources.filter(isUnder(types.host)).flatMap(({ dependencies }) => dependencies));
+      const protected_ = deployedTo(resources);
       return resources
         .filter(isA(types.instance))
         .filter(
@@ -148,7 +191,7 @@ export const policies: readonly StackPolicy[] = [
     enforcementLevel: "advisory",
     find: (resources) =>
       resources
-        .filter(isA(types.ingressRule))
+        .filter(isIngressRule)
         .filter((rule) => !isUnder(types.group)(rule))
         .filter(({ dependencies }) => dependencies.some((one) => isUnder(types.group)({ urn: one })))
         .map(({ urn, name }) => ({

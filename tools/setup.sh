@@ -174,6 +174,9 @@ consumer() {
 # The Node.js language host that can be built here is too old to start policy packs. An engine that finds no language host by the
 # name of a pack's runtime asks for this program, with its own address and the folder: how it always was before.
 policy_host() {
+  # shellcheck source=/dev/null
+  . .cache/env.sh
+  [ "$(command -v pulumi-language-nodejs)" = "$cache/pulumi-$pinned/pulumi-language-nodejs" ] || return 0
   mkdir -p .cache/bin
   cat >.cache/bin/pulumi-analyzer-policy-nodehost <<'END'
 #!/bin/sh
@@ -181,7 +184,7 @@ exec node "$(node -p 'require.resolve("@pulumi/pulumi/cmd/run-policy-pack")')" "
 END
   chmod +x .cache/bin/pulumi-analyzer-policy-nodehost
   # shellcheck disable=SC2016 # env.sh expands it
-  echo 'export PATH="$PATH:'"$PWD"'/.cache/bin"' >>.cache/env.sh
+  echo 'export MAILFW_POLICY_RUNTIME=nodehost PATH="$PATH:'"$PWD"'/.cache/bin"' >>.cache/env.sh
 }
 
 # The YAML language host comes with Pulumi, but not with an engine that was built here. Only the tests of the package need it.

@@ -175,6 +175,12 @@ describe("a security group", () => {
     await aws.delete(made.id, GROUP, made.outs); // already gone: no error
   });
 
+  it.each([{ ingress: [] }, { egress: [{}] }])("has no rules inside of it: %j", async (inline) => {
+    await expect(make(GROUP, { vpcId, ...inline })).rejects.toThrow(
+      "the sandbox's stand-in for the aws provider has no inline rules",
+    );
+  });
+
   it("cannot be deleted while a network interface or another group's rule uses it", async () => {
     const [id, other] = [await group(), await group()];
     const used = await ec2.attach(id);
@@ -189,8 +195,6 @@ describe("a security group", () => {
   });
 
   it.each([
-    [{ ingress: [] }, "ingress: the sandbox's stand-in for the aws provider has no inline rules"],
-    [{ egress: [{}] }, "egress: the sandbox's stand-in for the aws provider has no inline rules"],
     [{ revokeRulesOnDelete: true }, "has no revokeRulesOnDelete"],
     [{ nam: "x" }, 'nam: unknown property: aws:ec2/securityGroup:SecurityGroup has no input "nam"'],
     [{ arn: "x" }, "arn: unknown property"], // an output
@@ -679,5 +683,54 @@ describe("the emulator", () => {
     await expect(startEc2()).rejects.toThrow("the EC2 emulator (/nonexistent/moto_server) could not be started");
     process.env.MAILFW_MOTO_SERVER = "/bin/ls";
     await expect(startEc2()).rejects.toThrow(/could not be started: ended with 2, its output:\n.*ls: /s);
+  });
+});
+
+describe("what stands around a group", () => {
+  const types = {
+    vpc: "aws:ec2/vpc:Vpc",
+    gateway: "aws:ec2/internetGateway:InternetGateway",
+    subnet: "aws:ec2/subnet:Subnet",
+    instance: "aws:ec2/instance:Instance",
+    eip: "aws:ec2/eip:Eip",
+  };
+  const at = (type: keyof typeof types) => `urn:pulumi:s::p::${types[type]}::one`;
+  const made = new Map<string, { id: string; outs: Record<string, unknown> }>();
+  const id = (type: keyof typeof types) => made.get(type)!.id;
+  const create = async (type: keyof typeof types, inputs: object) => void made.set(type, await make(at(type), inputs));
+  const remove = (type: keyof typeof types) => aws.delete(id(type), at(type), made.get(type)!.outs);
+
+  it("goes in the order in which one stands on the other, and in no other", async () => {
+    await create("vpc", { cidrBlock: "10.1.0.0/16" });
+    await create("gateway", { vpcId: id("vpc") });
+    await create("subnet", { vpcId: id("vpc"), cidrBlock: "10.1.0.0/24" });
+    const groupId = await group({ vpcId: id("vpc") });
+    await create("instance", { ami: "ami-1", subnetId: id("subnet"), vpcSecurityGroupIds: [groupId], userData: "#!" });
+    ec2.offerAddress("198.51.100.77");
+    await create("eip", { instance: id("instance") });
+    expect(made.get("eip")!.outs).toMatchObject({ publicIp: "198.51.100.77" });
+
+    await expect(remove("gateway")).rejects.toThrow("it has some mapped public addresses: ['198.51.100.77']");
+    await expect(remove("subnet")).rejects.toThrow("has dependencies and cannot be deleted");
+    await expect(aws.delete(groupId, GROUP, { vpcId: id("vpc") })).rejects.toThrow("has a dependent object");
+    await remove("eip");
+    await remove("instance");
+    await aws.delete(groupId, GROUP, { vpcId: id("vpc") });
+    await expect(remove("vpc")).rejects.toThrow("cannot be deleted");
+    for (const type of ["subnet", "gateway", "vpc"] as const) await remove(type);
+  });
+
+  it("is replaced where it cannot change, and an address moves in place", async () => {
+    const diff = (type: keyof typeof types, olds: object, news: object) => aws.diff("", at(type), olds, news);
+    expect(await diff("instance", { ami: "ami-1" }, { ami: "ami-2" })).toMatchObject({ replaces: ["ami"] });
+    expect(await diff("eip", { instance: "i-1" }, { instance: "i-2" })).toMatchObject({ changes: true, replaces: [] });
+    expect(
+      await diff(
+        "subnet",
+        { cidrBlock: "10.0.0.0/24", availabilityZone: "eu-central-1a" },
+        { cidrBlock: "10.0.0.0/24" },
+      ),
+    ).toMatchObject({ changes: false });
+    await expect(aws.read("vpc-1", at("vpc"))).rejects.toThrow("cannot read a aws:ec2/vpc:Vpc: no refresh, no import");
   });
 });

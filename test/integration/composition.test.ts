@@ -8,7 +8,7 @@ import { bootInstance } from "../sandbox/boot";
 import { startEc2, type Ec2 } from "../sandbox/ec2";
 import { operatorKey, startMailHost, takeNumber, type MailHost } from "../sandbox/host";
 import { startStack, type Config, type Stack } from "../sandbox/stack";
-import { failed, live, succeeded } from "./example";
+import { failed, live, policyPack, succeeded } from "./example";
 
 jest.setTimeout(180_000);
 
@@ -58,7 +58,11 @@ class MailServer extends pulumi.ComponentResource {
       { connection: { ...host, privateKey, dialErrorLimit: 60 }, create: "true", triggers: [instance.id] },
       { parent },
     );
-    firewall.addHost(
+    new aws.ec2.SecurityGroup("legacy", {
+      vpcId: vpc.id,
+      ingress: config.getObject("ingress"),
+    }, { parent });
+    if (!config.getBoolean("bare")) firewall.addHost(
       "mx1",
       { ...host, instanceId: instance.id },
       { dependsOn: booted, retainOnDelete: config.getBoolean("retainOnDelete") },
@@ -145,8 +149,10 @@ test("an instance that depends on the whole firewall, whose host it then is", as
 });
 
 test("providers, protect and transforms reach what the firewall makes", async () => {
-  const [group] = [...(await resources("aws:ec2/securityGroup:SecurityGroup")).values()];
-  expect(group).toMatchObject({ protect: true, provider: expect.stringContaining("::elsewhere::") as string });
+  expect((await resources("aws:ec2/securityGroup:SecurityGroup")).get("mail")).toMatchObject({
+    protect: true,
+    provider: expect.stringContaining("::elsewhere::") as string,
+  });
   const rules = [...(await resources("aws:vpc/securityGroupIngressRule:SecurityGroupIngressRule")).values()];
   expect(rules.length).toBeGreaterThan(10);
   for (const rule of rules) expect(rule).toMatchObject({ protect: true, inputs: { tags: { team: "mail" } } });
@@ -161,7 +167,7 @@ test("providers, protect and transforms reach what the firewall makes", async ()
 
 test("another name, with an alias: only the owner's name on the host changes", async () => {
   stack.configure(config({ userData: userData(), ami: "ami-1", firewall: "edge", aliases: [{ name: "mail" }] }));
-  const { stdout } = await stack.preview("--json");
+  const { stdout } = await stack.preview("--json", "--policy-pack", policyPack());
   const { steps } = JSON.parse(stdout) as { steps: { op: string; urn: string }[] };
   const changed = steps.filter(({ op }) => op !== "same").map(({ op, urn }) => `${op} ${urn.split("::").pop()!}`);
   expect(changed).toEqual(["update edge-mx1-apply", "update edge-mx1-confirm"]);
@@ -181,4 +187,20 @@ test("a new instance behind the same address gets the firewall; without a log-in
   succeeded(await stack.destroy());
   expect(host.connections()).toBe(connections);
   expect(await live(host)).toBe(rules);
+});
+
+(process.env.MAILFW_ALL === "1" ? test : test.skip).each<[string, Config, string]>([
+  [
+    "an instance without a firewall",
+    { bare: true },
+    "mx1 is in a security group for mail and has no firewall of its own",
+  ],
+  [
+    "rules inside of a group",
+    { ingress: [{ protocol: "tcp", fromPort: 22, toPort: 22, cidrBlocks: ["0.0.0.0/0"] }] },
+    "ssh (tcp/22) is open to everyone; name the networks you work from",
+  ],
+])("the policy pack sees %s", async (_, changes, expected) => {
+  stack.configure(config({ userData: userData(), ami: "ami-1", ...changes }));
+  expect(failed(await stack.preview("--policy-pack", policyPack()))).toContain(expected);
 });

@@ -1,5 +1,6 @@
 // The policy that the tests deploy, by the engine or by the script alone, and what must then be live.
-import { readFileSync } from "node:fs";
+import { copyFileSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { join, resolve } from "node:path";
 
 import { rulesets } from "../../components/host/ruleset";
 import { Faults } from "../../components/policy/faults";
@@ -69,6 +70,21 @@ export function expectNoKey(state: State): void {
   for (const line of operatorKey.privateKey.split("\n").filter((part) => part.length > 20))
     expect(text).not.toContain(line);
   expect(text).not.toContain("PRIVATE KEY");
+}
+
+/** The folder of the policy pack, as npm installs it (tools/setup.sh consumer). */
+export function policyPack(): string {
+  const installed = resolve(".cache/consumer/node_modules/mail-firewall/dist");
+  const pack = join(installed, "policy-pack");
+  const runtime = process.env.MAILFW_POLICY_RUNTIME;
+  if (runtime === undefined) return pack;
+  // The language host is too old to start packs, and leaves it to a program that tools/setup.sh has made.
+  const other = join(installed, `policy-pack-${runtime}`);
+  mkdirSync(other, { recursive: true });
+  writeFileSync(join(other, "PulumiPolicy.yaml"), `runtime: ${runtime}\n`);
+  copyFileSync(join(pack, "package.json"), join(other, "package.json"));
+  writeFileSync(join(other, "index.js"), 'require("../policy-pack");\n');
+  return other;
 }
 
 export function succeeded(run: Pick<Run, "code" | "output">): string {

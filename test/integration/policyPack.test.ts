@@ -1,30 +1,16 @@
 // The policy pack in a real preview, from the package as npm installs it.
-import { copyFileSync, mkdirSync, writeFileSync } from "node:fs";
-import { join, resolve } from "node:path";
-
 import { operatorKey } from "../sandbox/host";
 import { startStack, type Stack } from "../sandbox/stack";
 import { hostKey } from "../unit/wrongConfigs";
-import { failed, policy, succeeded } from "./example";
+import { failed, policy, policyPack, succeeded } from "./example";
 
 jest.setTimeout(120_000);
 
-const installed = resolve(".cache/consumer/node_modules/mail-firewall/dist"); // tools/setup.sh consumer
-
-let pack = join(installed, "policy-pack");
+const pack = policyPack();
 let stack: Stack;
 
 beforeAll(async () => {
   stack = await startStack({ privateKey: operatorKey.privateKey });
-  // A language host that is too old to start packs leaves it to a program that tools/setup.sh has made.
-  if ((await preview({})).output.includes("failed to start")) {
-    const other = join(installed, "policy-pack-nodehost");
-    mkdirSync(other, { recursive: true });
-    writeFileSync(join(other, "PulumiPolicy.yaml"), "runtime: nodehost\n");
-    copyFileSync(join(pack, "package.json"), join(other, "package.json"));
-    writeFileSync(join(other, "index.js"), 'require("../policy-pack");\n');
-    pack = other;
-  }
 });
 afterAll(() => stack?.remove());
 

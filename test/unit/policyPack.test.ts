@@ -1,5 +1,5 @@
 // The policy pack's decisions, on the resources of stacks as the engine hands them over.
-import { policies, type StackResource } from "../../policy-pack/policies";
+import { groupRegions, policies, type StackResource } from "../../policy-pack/policies";
 
 const urn = (type: string, name: string) => `urn:pulumi:prod::mail::${type}::${name}`;
 const firewallType = "mail-firewall:index:MailFirewall";
@@ -19,6 +19,13 @@ function resource(
 const firewall = (exposure: Record<string, string>) => resource(firewallType, "mail", { exposure });
 const rule = (props: Record<string, unknown>, dependencies: string[] = []) =>
   resource(ruleType, "legacy", { ipProtocol: "tcp", ...props }, dependencies);
+const olderRule = (props: Record<string, unknown>, dependencies: string[] = []) =>
+  resource(
+    "aws:ec2/securityGroupRule:SecurityGroupRule",
+    "legacy",
+    { type: "ingress", protocol: "tcp", ...props },
+    dependencies,
+  );
 const group = urn(`${groupType}$aws:ec2/securityGroup:SecurityGroup`, "mail");
 const instance = (name: string, dependencies = [group]) =>
   resource("aws:ec2/instance:Instance", name, {}, dependencies);
@@ -85,6 +92,12 @@ describe("no-public-plaintext-mail", () => {
     ["a rule for another port", rule({ fromPort: 993, toPort: 993, cidrIpv4: "0.0.0.0/0" }), []],
     ["a rule for another group", rule({ fromPort: 143, toPort: 143, referencedSecurityGroupId: "sg-0" }), []],
     ["a rule whose network has host bits", rule({ fromPort: 143, toPort: 143, cidrIpv4: "10.0.0.1/8" }), []],
+    [
+      "a rule of the older kind",
+      olderRule({ fromPort: 143, toPort: 143, cidrBlocks: ["10.0.0.0/8"], ipv6CidrBlocks: ["::/0"] }),
+      [imap.replace("mail:", "legacy:")],
+    ],
+    ["one for what goes out", olderRule({ type: "egress", fromPort: 143, toPort: 143, cidrBlocks: ["0.0.0.0/0"] }), []],
     ["a rule of which nothing is known", { ...rule({}), props: unknown({}) }, []],
   ])("%s", (_, one, expected) => expect(all(one)).toEqual(expected));
 
@@ -120,6 +133,37 @@ describe("no-public-ssh", () => {
   ])("%s", (_, one, expected) => expect(find("no-public-ssh", one)).toEqual(expected));
 });
 
+test("rules inside of a group are judged by its inputs", () => {
+  const judged = (type: string, props: Record<string, unknown>) =>
+    policies.flatMap(({ findInGroup }) => findInGroup?.(groupRegions(type, props)) ?? []);
+  const type = "aws:ec2/securityGroup:SecurityGroup";
+  const ingress = (rule: object) => ({ ingress: [{ protocol: "tcp", ...rule }] });
+  const imap = "imap (tcp/143) is open to everyone; open imaps instead, or name the networks";
+  const ssh = "ssh (tcp/22) is open to everyone; name the networks you work from";
+  expect(judged(type, ingress({ fromPort: 143, toPort: 143, cidrBlocks: ["0.0.0.0/0"] }))).toEqual([imap]);
+  expect(judged(type, ingress({ fromPort: 22, toPort: 22, ipv6CidrBlocks: ["::/0"] }))).toEqual([ssh]);
+  expect(
+    judged(
+      "aws:ec2/defaultSecurityGroup:DefaultSecurityGroup",
+      ingress({ fromPort: 22, toPort: 143, cidrBlocks: ["0.0.0.0/0"] }),
+    ),
+  ).toEqual([imap, "pop3 (tcp/110) is open to everyone; open pop3s instead, or name the networks", ssh]);
+  for (const other of [{}, ingress({ fromPort: 22, toPort: 22, cidrBlocks: ["203.0.113.0/24"] }), unknown({})])
+    expect(judged(type, other)).toEqual([]);
+  expect(judged("aws:ec2/instance:Instance", ingress({ fromPort: 22, toPort: 22, cidrBlocks: ["0.0.0.0/0"] }))).toEqual(
+    [],
+  );
+});
+
+test("a host is deployed to an instance by its address, too", () => {
+  const eip = resource("aws:ec2/eip:Eip", "mx2", {}, [urn("aws:ec2/instance:Instance", "mx2")]);
+  const behind = install({}, [eip.urn]);
+  expect(find("mail-hosts-have-a-firewall", instance("mx2"), eip, behind)).toEqual([]);
+  expect(find("mail-hosts-have-a-firewall", instance("mx2"), instance("mx3"), eip, behind)).toEqual([
+    expect.stringContaining("mx3 is in a security group") as string,
+  ]);
+});
+
 test("mail-hosts-have-a-firewall", () => {
   const bare = instance("mx1");
   const other = instance("web", []);
@@ -138,6 +182,7 @@ test("mail-hosts-have-a-firewall", () => {
 
 test("no-rules-beside-the-policy", () => {
   const own = resource(`${groupType}$${ruleType}`, "own", {}, [group]);
+  expect(find("no-rules-beside-the-policy", olderRule({}, [group]))).toHaveLength(1);
   expect(find("no-rules-beside-the-policy", rule({}, [group]), own, { ...rule({}), name: "elsewhere" })).toEqual([
     'legacy: legacy opens more than the policy of the group says; put it into the policy ("ports"), or into another group',
   ]);

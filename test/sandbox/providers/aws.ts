@@ -104,8 +104,6 @@ type Fault = (property: string, reason: string) => void;
 
 /** tf vpc_security_group.go: the schema. A name that is not the provider's own begins a delete-before-replace. */
 function checkGroup(p: Props, fault: Fault) {
-  for (const inline of ["ingress", "egress"])
-    if (given(p[inline])) fault(inline, `${STAND_IN} has no inline rules: use SecurityGroup{Ingress,Egress}Rule`);
   if (p.revokeRulesOnDelete) fault("revokeRulesOnDelete", `${STAND_IN} has no revokeRulesOnDelete`);
   if (given(p.name) && given(p.namePrefix)) fault("name", "conflicts with namePrefix");
   for (const [property, longest] of Object.entries({ name: 255, namePrefix: 229, description: 255 })) {
@@ -427,7 +425,9 @@ export class AwsStandIn implements Provider {
 
   /** tf vpc_security_group.go resourceSecurityGroupCreate */
   private async createGroup(inputs: Props, tagsAll: Tags) {
-    const { namePrefix, description, vpcId, region } = inputs;
+    const { namePrefix, description, vpcId, region, ingress, egress } = inputs;
+    if (given(ingress) || given(egress))
+      throw new Error(`${STAND_IN} has no inline rules: use SecurityGroup{Ingress,Egress}Rule`);
     const name = (inputs.name as string | undefined) ?? namePrefix + uniqueSuffix();
     const client = this.client(region);
     const { GroupId: id } = await (async () => {
