@@ -1,12 +1,13 @@
 // `mail-firewall status`, as an operator runs it: against a stack of the real engine, and real hosts.
-import { execFileSync, spawn, type ChildProcess } from "node:child_process";
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { execFileSync, execSync, spawn, spawnSync, type ChildProcess } from "node:child_process";
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 
+import { documented } from "../documented";
 import { execute, operatorKey, startMailHost, type MailHost } from "../sandbox/host";
-import { startStack, type Config, type Stack, type StackOptions } from "../sandbox/stack";
+import { startStack, type Config, type Run, type Stack, type StackOptions } from "../sandbox/stack";
 import { policy, succeeded } from "./example";
 
 jest.setTimeout(180_000);
@@ -38,7 +39,8 @@ async function deployed(config: Config, options: StackOptions = operatorKey, pas
   stacks.push(stack);
   stack.configure({ ...policy, ...config });
   if (password !== undefined) {
-    succeeded(await stack.pulumi("config", "set", "--secret", "mail-firewall:sshPrivateKeyPassword", password));
+    const set = documented("README.md", "pulumi config set --secret sshPrivateKeyPassword");
+    succeeded(await stack.shell(set, password));
   }
   succeeded(await stack.up("--skip-preview"));
   return stack;
@@ -47,8 +49,9 @@ async function deployed(config: Config, options: StackOptions = operatorKey, pas
 const at = (host: MailHost, more: Config = {}) => ({ host: host.address4, hostKey: host.hostKey, ...more });
 
 /** Runs the tool; nothing secret comes out, and nothing is left. */
-async function status(stack: Stack, ...args: string[]) {
-  const run = await stack.execute("node", cli, "status", ...args);
+const status = (stack: Stack, ...args: string[]) => discreet(stack.execute("node", cli, "status", ...args));
+async function discreet(running: Promise<Run>) {
+  const run = await running;
   for (const secret of ["open sesame", ...secrets()]) expect(run.output).not.toContain(secret);
   expect(readdirSync(scratch).filter((name) => name.startsWith("mail-firewall"))).toEqual([]);
   return run;
@@ -84,7 +87,8 @@ describe("a stack with two hosts", () => {
 
   test("as deployed: exit code 0, a line as each answers; nothing is changed on a host", async () => {
     const before = [await everything(mx1), await everything(mx2)].map(({ stdout }) => withoutDates(stdout));
-    const { code, output } = await status(stack);
+    const line = documented("README.md", "make status STACK=prod", { prod: "test" });
+    const { code, output } = await discreet(stack.shell(line));
     expect({ code, output }).toMatchObject({ code: 0 });
     expect(output).toMatch(/^mail-mx1: as deployed \(rules [0-9a-f]{12}\)$/m);
     expect(output).toMatch(/^mail-mx2: as deployed \(rules [0-9a-f]{12}\)$/m);
@@ -152,18 +156,23 @@ describe("a stack with two hosts", () => {
   });
 
   test("compare: what a host and a group admit, from what both print", async () => {
-    const files = Object.fromEntries(["iptables", "ip6tables", "group"].map((name) => [name, join(folder, name)]));
-    for (const tool of ["iptables", "ip6tables"]) {
-      writeFileSync(files[tool]!, (await mx1.run(`${tool}-save`)).stdout);
-    }
+    const project = join(folder, "compare");
+    mkdirSync(project);
+    symlinkSync(resolve(".cache/consumer/node_modules"), join(project, "node_modules"));
+    const files = { iptables: join(project, "v4"), ip6tables: join(project, "v6"), group: join(project, "rules.json") };
+    const ssh = `ssh -i ${operatorKey.file} -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null admin@`;
+    const save = documented("README.md", "ssh mx1 sudo iptables-save > v4; ssh mx1 sudo ip6tables-save > v6", {
+      "ssh mx1": ssh + mx1.address4,
+    });
+    execSync(save, { cwd: project, stdio: "pipe" });
     const rules = [25, 143, 443, 465].map((port) => ({
       IpProtocol: "tcp",
       FromPort: port,
       ToPort: port,
       CidrIpv4: "0.0.0.0/0",
     }));
-    writeFileSync(files.group!, JSON.stringify({ SecurityGroupRules: rules }));
-    const options = ["--iptables", files.iptables!, "--group-rules", files.group!];
+    writeFileSync(files.group, JSON.stringify({ SecurityGroupRules: rules }));
+    const options = ["--iptables", files.iptables, "--group-rules", files.group];
     const compare = (...more: string[]) => stack.execute("node", cli, "compare", ...options, ...more);
     const found = await compare("--interface", "eth0");
     expect(found.code).toBe(3);
@@ -171,14 +180,21 @@ describe("a stack with two hosts", () => {
     expect(found.output).toContain("only the host admits udp/51820 from 0.0.0.0 to 126.255.255.255, 128.0.0.0/1\n");
     expect(found.output).toContain("only the group admits tcp/143 from");
     expect(found.output).not.toMatch(/tcp\/(25|443|465)|IPv6/);
-    expect((await compare("--ip6tables", files.ip6tables!)).output).toContain(
-      "only the host admits tcp/25 from ::/128, ::2 to ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff\n",
+    const command = documented(
+      "README.md",
+      "npx mail-firewall compare --iptables v4 --ip6tables v6 --group-rules rules.json --interface eth0",
     );
-    expect(await compare("--ip6tables", files.group!)).toMatchObject({
+    expect(spawnSync("sh", ["-c", command], { cwd: project, encoding: "utf8" })).toMatchObject({
+      status: 3,
+      stdout: expect.stringContaining(
+        "only the host admits tcp/25 from ::/128, ::2 to ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff\n",
+      ) as string,
+    });
+    expect(await compare("--ip6tables", files.group)).toMatchObject({
       code: 1,
       output: expect.stringContaining("this is no output of iptables-save") as string,
     });
-    expect((await stack.execute("node", cli, "compare", "--iptables", files.iptables!)).code).toBe(64);
+    expect((await stack.execute("node", cli, "compare", "--iptables", files.iptables)).code).toBe(64);
   });
 
   test("interrupted: no key is left behind", async () => {

@@ -7,6 +7,7 @@ import { existsSync, mkdtempSync, readFileSync, renameSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 
+import { documented, readDocument } from "../documented";
 import { operatorKey, startMailHost, type MailHost } from "../sandbox/host";
 import { probe, type Verdict } from "../sandbox/probe";
 import { startStack, type Config, type Stack } from "../sandbox/stack";
@@ -49,7 +50,8 @@ async function started(config: Config, { privateKey, password, agent }: LogIn = 
   stacks.push(stack);
   stack.configure({ ...policy, ...config });
   if (password !== undefined) {
-    succeeded(await stack.pulumi("config", "set", "--secret", "mail-firewall:sshPrivateKeyPassword", password));
+    const set = documented("README.md", "pulumi config set --secret sshPrivateKeyPassword");
+    succeeded(await stack.shell(set, password));
   }
   return stack;
 }
@@ -347,7 +349,11 @@ describe("a user who is not root", () => {
   /** What is said where sudo does not let the user in, and what then suffices. */
   const line = "admin ALL=(root) NOPASSWD: /bin/sh, /usr/local/sbin/mail-firewall";
   const advice = `\n    mail-firewall: admin needs sudo without a password; add to sudoers (visudo): ${line}`;
-  const sudoers = (host: MailHost, text: string) => host.run("cat >/etc/sudoers.d/admin; visudo -cq", `${text}\n`);
+  const file = "/etc/sudoers.d/mail-firewall";
+  const sudoers = async (host: MailHost, text: string) => {
+    const write = `rm -f /etc/sudoers.d/admin; umask 337; cat >${file}; visudo -cq`;
+    expect(await host.run(write, `${text}\n`)).toMatchObject({ code: 0 });
+  };
   const asAdmin = (host: MailHost) => started({ hosts: { mx1: { ...placeOf(host), user: "admin" } } });
 
   test("with sudo for everything", async () => {
@@ -387,7 +393,13 @@ describe("a user who is not root", () => {
 
   test("with nothing but the line that is advised: deploys, changes and destroys", async () => {
     const host = await startHost();
-    await sudoers(host, line);
+    expect(readDocument(readFileSync("README.md", "utf8")).code).toContain(line);
+    await sudoers(host, "# nobody");
+    // An editor is given the file as its last argument.
+    await host.run("cat >/tmp/editor; chmod +x /tmp/editor", `#!/bin/bash\necho "${line}" >"\${@: -1}"\n`);
+    const visudo = documented("README.md", "visudo -f /etc/sudoers.d/mail-firewall");
+    expect(await host.run(`EDITOR=/tmp/editor ${visudo}`)).toMatchObject({ code: 0 });
+    expect(await host.run(`cat ${file}`)).toMatchObject({ stdout: `${line}\n` });
     const stack = await asAdmin(host);
     succeeded(await stack.up("--skip-preview"));
     expect(await live(host)).toBe(expectedRulesets(owner));

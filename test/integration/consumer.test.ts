@@ -1,13 +1,14 @@
 // The package as npm packs it, in projects of its users: what they write deploys, in each kind of program that Pulumi runs.
-import { execFileSync, spawnSync } from "node:child_process";
+import { execFileSync, execSync, spawnSync } from "node:child_process";
 import { mkdtempSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 
+import { documented } from "../documented";
 import { operatorKey, startMailHost, type MailHost } from "../sandbox/host";
 import { probe } from "../sandbox/probe";
 import { startStack, type Stack } from "../sandbox/stack";
-import { live, none, python, succeeded, testIn } from "./example";
+import { hasYaml, live, none, python, succeeded, testIn } from "./example";
 
 jest.setTimeout(120_000);
 
@@ -164,9 +165,20 @@ describe("a program of ten lines that uses the installed package", () => {
     });
   });
 
+  testIn("YAML", hasYaml, "adding it to a project", async () => {
+    const project = mkdtempSync(join(tmpdir(), "consumer-"));
+    symlinkSync(installed, join(project, "node_modules"));
+    writeFileSync(join(project, "Pulumi.yaml"), "name: consumer\nruntime: yaml\n");
+    const stack = await startStack({ project, uninitialized: true });
+    stacks.push(stack);
+    const add = documented("README.md", "pulumi package add node_modules/mail-firewall/dist/plugin/schema.json");
+    expect(succeeded(await stack.shell(add))).toContain("Added package mail-firewall");
+  });
   test("what is in it, and how small it is", () => {
     const [{ files, size, unpackedSize }] = JSON.parse(
-      execFileSync("npm", ["pack", "--dry-run", "--ignore-scripts", "--json", "--offline"], { encoding: "utf8" }),
+      execSync(`${documented("README.md", "npm pack")} --dry-run --ignore-scripts --json --offline`, {
+        encoding: "utf8",
+      }),
     ) as [{ files: { path: string }[]; size: number; unpackedSize: number }];
     const paths = files.map(({ path }) => path);
     // The command line reads this repository's stack config: its reader is there, no stack is.

@@ -2,6 +2,7 @@
 import { createHash } from "node:crypto";
 
 import { compareLive } from "../../components/compare";
+import { documented } from "../documented";
 import { startEc2, type Ec2 } from "../sandbox/ec2";
 import { exposureOf } from "../sandbox/expect";
 import { operatorKey, startMailHost, type MailHost } from "../sandbox/host";
@@ -28,7 +29,7 @@ describe("a stack with two hosts and a security group", () => {
   let stranger: Client, colleague: Client;
   let before: string[];
   let config: Config;
-  const [owner1, owner2] = ["mail-firewall/test/mail-mx1", "mail-firewall/test/mail-mx2"] as const;
+  const [owner1, owner2] = ["mail-firewall/prod/mail-mx1", "mail-firewall/prod/mail-mx2"] as const;
   const owners = () =>
     [
       [nft, owner1],
@@ -45,7 +46,7 @@ describe("a stack with two hosts and a security group", () => {
       startClient([colleague4, colleague6]),
     ]);
     vpcId = await ec2.createVpc();
-    stack = await startStack({ privateKey: operatorKey.privateKey, env: ec2.env });
+    stack = await startStack({ uninitialized: true, name: "prod", env: { ...ec2.env, HOME: operatorKey.home } });
     // What a distribution leaves behind: an ACCEPT that would bypass us, a REJECT that would hide us, and fail2ban's jump.
     for (const tool of ["iptables", "ip6tables"]) {
       const rules = ["-N f2b-sshd", "-A INPUT -j f2b-sshd", "-A INPUT -p tcp -m multiport --dports 22,3306 -j ACCEPT"];
@@ -64,6 +65,12 @@ describe("a stack with two hosts and a security group", () => {
       aws: { vpcId },
     };
     stack.configure(config);
+    for (const line of [
+      documented("README.md", "pulumi stack init prod"),
+      documented("README.md", "pulumi config set --secret sshPrivateKey < ~/.ssh/id_ed25519"),
+    ]) {
+      succeeded(await stack.shell(line));
+    }
   });
 
   afterAll(async () => {
@@ -80,7 +87,7 @@ describe("a stack with two hosts and a security group", () => {
   });
 
   test("up loads both families on every host, and fills the group", async () => {
-    succeeded(await stack.up("--skip-preview"));
+    succeeded(await stack.shell(`${documented("README.md", "pulumi up -s prod")} --skip-preview`));
     for (const [host, owner] of owners()) expect(await live(host)).toBe(expectedRulesets(owner));
 
     const [group, ...others] = await ec2.securityGroups(vpcId);
@@ -199,7 +206,7 @@ describe("a stack with two hosts and a security group", () => {
 
   test("the preview of one service made public is what a reviewer needs, and no more", async () => {
     stack.configure({ ...config, services: { ...policy.services, imaps: "public" } });
-    const output = succeeded(await stack.preview("--diff"));
+    const output = succeeded(await stack.shell(documented("README.md", "pulumi preview --diff")));
     const rule = "+ -A MAILFW-OPEN -p tcp -m conntrack --ctorigdstport 993 -m comment --comment imaps -j RETURN";
     const line = '~ imaps : "tcp/993: closed" => "tcp/993: public"';
     const group = [
@@ -279,7 +286,7 @@ describe("a stack with two hosts and a security group", () => {
     const { mx1, mx2 } = config.hosts as Record<string, unknown>;
     stack.configure({ ...config, hosts: { mx3: mx1, mx2 } });
     succeeded(await stack.up("--skip-preview"));
-    expect(await live(nft)).toBe(expectedRulesets("mail-firewall/test/mail-mx3"));
+    expect(await live(nft)).toBe(expectedRulesets("mail-firewall/prod/mail-mx3"));
     expect((await nft.run("ls /usr/local/sbin/")).stdout).toBe("mail-firewall\n");
     stack.configure(config);
     succeeded(await stack.up("--skip-preview"));
@@ -303,7 +310,7 @@ describe("a stack with two hosts and a security group", () => {
   });
 
   test("destroy leaves the hosts and the VPC as they were", async () => {
-    succeeded(await stack.destroy());
+    succeeded(await stack.shell(`${documented("README.md", "pulumi destroy")} --skip-preview`));
     expect(await filters()).toEqual(before);
     expect(await ec2.securityGroups(vpcId)).toEqual([]);
     for (const host of [nft, legacy]) {

@@ -1,4 +1,5 @@
 // The policy that the tests deploy, by the engine or by the script alone, and what must then be live.
+import { spawnSync } from "node:child_process";
 import { copyFileSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 
@@ -34,6 +35,9 @@ export function expectedRulesets(owner: string, services: Record<string, string[
 }
 
 export const none = "# IPv4\n*filter\nCOMMIT\n# IPv6\n*filter\nCOMMIT\n";
+
+/** Pulumi brings its YAML language host, and tools/setup.sh builds it where only the engine is here, with Go. */
+export const hasYaml = spawnSync("sh", ["-c", "command -v pulumi-language-yaml"]).status === 0;
 
 /** Where the script stands on a host. */
 export const command = "/usr/local/sbin/mail-firewall";

@@ -3,6 +3,7 @@ import { mkdtempSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 
+import { documented } from "../documented";
 import { startEc2, type Ec2 } from "../sandbox/ec2";
 import { startStack, type Config, type Stack } from "../sandbox/stack";
 import { failed, policy, succeeded } from "./example";
@@ -180,12 +181,16 @@ test("a group that exists gets the rules, and is still there when they are gone"
   const file = join(mkdtempSync(join(tmpdir(), "group-")), "rules.json");
   writeFileSync(file, JSON.stringify(before));
   const stack = await started({ aws: { securityGroupId: id } });
-  const imports = () => stack.execute("node", resolve("dist/cli/main.js"), "import", "--group-rules", file);
-  const shell = async (line: string) => succeeded(await stack.execute("sh", "-c", line));
+  const adopt = documented("README.md", "mail-firewall import --group-rules FILE --stack prod", {
+    "mail-firewall ": `node ${resolve("dist/cli/main.js")} `,
+    FILE: file,
+    prod: "test",
+  });
+  const imports = () => stack.shell(adopt);
 
   // Nothing has been deployed: it says what to do, which makes no rule.
   const [, first] = /let (pulumi up .*) make it/.exec(failed(await imports()))!;
-  await shell(`${first} --yes --skip-preview`);
+  succeeded(await stack.shell(`${first} --skip-preview`));
   expect(await admitted(id!)).toHaveLength(5);
 
   const output = succeeded(await imports());
@@ -194,7 +199,7 @@ test("a group that exists gets the rules, and is still there when they are gone"
   expect(output).toMatch(
     /^# not in the policy, and stays as it is: sgr-[0-9a-f]+: ingress tcp\/3306-3307 from 10\.0\.0\.0\/8$/m,
   );
-  for (const line of commands) await shell(line);
+  for (const command of commands) succeeded(await stack.shell(command));
   expect(succeeded(await imports())).not.toContain("pulumi import");
 
   const calls = await called(stack, { aws: { securityGroupId: id } });

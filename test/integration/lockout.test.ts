@@ -2,6 +2,7 @@
 // can be reached and has wholly the confirmed rules, and the next `pulumi up` converges.
 import { setTimeout as sleep } from "node:timers/promises";
 
+import { documented } from "../documented";
 import { execute, operatorKey, startMailHost, type MailHost } from "../sandbox/host";
 import { startStack, type Config, type Stack, type State } from "../sandbox/stack";
 import { expectedRulesets, failed, live, policy, succeeded } from "./example";
@@ -107,7 +108,7 @@ describe.each(backends)("with iptables-%s", (backend) => {
       up.kill();
       await up.ended;
       if (wait) await until(async () => !(await isPending()), seconds + 5);
-      succeeded(await stack.pulumi("cancel", "--yes"));
+      succeeded(await stack.shell(documented("README.md", "pulumi cancel")));
       await converge(withImaps(), newer);
       await restore();
     }

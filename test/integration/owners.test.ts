@@ -1,7 +1,8 @@
 // Whose a host is: a second stack, a machine that is replaced or gone, and what destroying leaves, by the real engine.
+import { documented } from "../documented";
 import { operatorKey, startMailHost, type MailHost } from "../sandbox/host";
 import { startStack, type Config, type Stack } from "../sandbox/stack";
-import { command, expectedRulesets, failed, live, none, policy, succeeded } from "./example";
+import { expectedRulesets, failed, live, none, policy, succeeded } from "./example";
 
 jest.setTimeout(300_000);
 
@@ -90,8 +91,11 @@ test("onDestroy: keep leaves the rules, across a reboot too", async () => {
   await deploy(stack, at(host, { onDestroy: "keep" }));
   succeeded(await stack.destroy());
   expect(await live(host)).toBe(expectedRulesets(ours));
-  expect(await host.run(`${command} restore`)).toMatchObject({ code: 0 });
-  expect(await host.run(`${command} remove`)).toMatchObject({ code: 0, stdout: "removed\n" });
+  expect(await host.run(documented("README.md", "mail-firewall restore"))).toMatchObject({ code: 0 });
+  expect(await host.run(documented("README.md", "mail-firewall remove"))).toMatchObject({
+    code: 0,
+    stdout: "removed\n",
+  });
   expect(await live(host)).toBe(none);
 });
 
@@ -106,7 +110,12 @@ test("a host that is gone: destroy fails, and the documented command takes it ou
   failed(await stack.destroy());
   const { deployment } = await stack.export();
   const { urn } = deployment.resources!.find(({ type }) => type === "mail-firewall:index:HostFirewall")!;
-  succeeded(await stack.pulumi("state", "delete", urn, "--target-dependents", "--yes"));
+  const takeOut = documented(
+    "README.md",
+    "pulumi state delete --target-dependents '<URN of its HostFirewall>'", //
+    { "<URN of its HostFirewall>": urn },
+  );
+  succeeded(await stack.shell(takeOut));
   succeeded(await stack.destroy());
 });
 

@@ -1,4 +1,5 @@
 // Stacks with only one side, and everything that can be wrong with a stack: nothing is touched.
+import { documented } from "../documented";
 import { startEc2, type Ec2 } from "../sandbox/ec2";
 import { operatorKey, startMailHost, type MailHost } from "../sandbox/host";
 import { startStack, type Config, type Stack } from "../sandbox/stack";
@@ -60,8 +61,10 @@ describe("parts of a stack", () => {
       host: { logging: "off" }, // written without quotes, as anybody would
       hosts: { mx1: { host: host.address4, hostKey: host.hostKey } },
     });
+    succeeded(
+      await stack.shell(documented("README.md", "pulumi config set --path mail-firewall:services.imaps public")),
+    );
     for (const [key, value] of [
-      ["mail-firewall:services.imaps", "public"],
       ["mail-firewall:services.imap[0]", "10.20.0.0/16"],
       ["mail-firewall:hosts.mx1.port", "22"],
       ["mail-firewall:hosts.mx1.externalAddress", host.address4],
@@ -158,7 +161,8 @@ describe("parts of a stack", () => {
     const stack = await started({ ...policy, hosts: { mx1: { host: host.address4, hostKey: host.hostKey } } });
     succeeded(await stack.up("--skip-preview"));
     await host.run("/usr/local/sbin/mail-firewall remove; rm /usr/local/sbin/mail-firewall");
-    succeeded(await stack.up("--skip-preview", "--replace", "**mail-mx1-*"));
+    const up = documented("README.md", "pulumi up -s prod --replace '**mail-mx1-*'", { "-s prod": "-s test" });
+    succeeded(await stack.shell(`${up} --skip-preview`));
     expect(await live(host)).toBe(expectedRulesets("mail-firewall/test/mail-mx1"));
     succeeded(await stack.destroy());
   });

@@ -7,6 +7,7 @@ import { readHostOptions, type HostOptions } from "../../components/host/hostOpt
 import { rulesets } from "../../components/host/ruleset";
 import { Faults } from "../../components/policy/faults";
 import { readPolicy, rules, type PolicyArgs } from "../../components/policy/policy";
+import { documented } from "../documented";
 import { startMailHost, type MailHost } from "../sandbox/host";
 import { hostOptions, policyArgs } from "../unit/arbitraries";
 import { command, expectedRulesets, install, live, none } from "./example";
@@ -19,6 +20,8 @@ const textOf = (args: PolicyArgs, options: HostOptions = {}) => {
   const policy = readPolicy(args, "", { any: true }, faults);
   return rulesets(rules(policy), owner, readHostOptions(options, "", faults));
 };
+const applyCommand = documented("docs/way-of-a-rule.md", "mail-firewall apply", { "mail-firewall": command });
+const statusCommand = documented("README.md", "mail-firewall status");
 const owner = "mail-firewall/test/mx1";
 const example = expectedRulesets(owner);
 
@@ -30,7 +33,7 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
   });
   afterEach(async () => host?.close());
 
-  const apply = (text: string, shell = "") => host.run(`${shell} ${command} apply`, text);
+  const apply = (text: string, shell = "") => host.run(`${shell} ${applyCommand}`, text);
   const confirm = (token: string) => host.run(`${command} confirm`, token);
   const deploy = async (text: string) => {
     const applied = await apply(text);
@@ -55,6 +58,17 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
     expect(await remove()).toEqual({ code: 0, stdout: "removed\n", stderr: "" });
     expect(await filters()).toEqual(before);
     expect(await remove()).toMatchObject({ code: 0 });
+  });
+
+  test("rules that are out of the way come back with the next restore", async () => {
+    await deploy(example);
+    const both = async () => [await hook("INPUT"), await hook("INPUT", "ip6tables")];
+    expect(await both()).toEqual([["-A INPUT -j MAILFW-IN"], ["-A INPUT -j MAILFW-IN"]]);
+    const outOfTheWay = documented("README.md", "iptables -D INPUT -j MAILFW-IN; ip6tables -D INPUT -j MAILFW-IN");
+    expect(await host.run(outOfTheWay)).toMatchObject({ code: 0 });
+    expect(await both()).toEqual([[], []]);
+    expect(await host.run(`${command} restore`)).toMatchObject({ code: 0 });
+    expect(await both()).toEqual([["-A INPUT -j MAILFW-IN"], ["-A INPUT -j MAILFW-IN"]]);
   });
 
   test("rules that are confirmed are applied and confirmed again, with a token of their own", async () => {
@@ -324,7 +338,7 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
   });
 
   describe("status", () => {
-    const status = (...options: string[]) => host.run(`${command} status ${options.join(" ")}`, example);
+    const status = (...options: string[]) => host.run([statusCommand, ...options].join(" "), example);
     interface Report {
       rules: string;
       owner: string;

@@ -58,15 +58,25 @@ export const defaultListen = {
 /** What the operator logs in with, as root and as admin on every host that this process starts. */
 export const operatorKey = makeKey();
 
-function makeKey(): { readonly privateKey: string; readonly publicKey: string; readonly file: string } {
+interface OperatorKey {
+  readonly privateKey: string;
+  readonly publicKey: string;
+  readonly file: string;
+  /** The folder in which it is `.ssh/id_ed25519`. */
+  readonly home: string;
+}
+
+function makeKey(): OperatorKey {
   // Also the first thing that fails where this module is used on the machine itself.
   // Not os.networkInterfaces(), which leaves out a bridge that nothing is plugged into.
   if (!readFileSync("/proc/net/if_inet6", "utf8").includes("20010db8011300000000000000000001")) {
     throw new Error("no sandbox here: run this through test/sandbox/enter.sh");
   }
-  const file = join(mkdtempSync(join(tmpdir(), "operator-")), "id_ed25519");
+  const home = mkdtempSync(join(tmpdir(), "operator-"));
+  mkdirSync(join(home, ".ssh"), { mode: 0o700 });
+  const file = join(home, ".ssh", "id_ed25519");
   execFileSync("ssh-keygen", ["-q", "-t", "ed25519", "-N", "", "-C", "operator", "-f", file]);
-  return { privateKey: readFileSync(file, "utf8"), publicKey: readFileSync(`${file}.pub`, "utf8").trim(), file };
+  return { privateKey: readFileSync(file, "utf8"), publicKey: readFileSync(`${file}.pub`, "utf8").trim(), file, home };
 }
 
 /** Debian's own Python: what comes first in PATH may be a slow wrapper, or lie in a home that a host does not see. */

@@ -1,6 +1,6 @@
 // A stack of this project, run by the real engine against a state of its own.
 import { spawn } from "node:child_process";
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 
@@ -31,6 +31,8 @@ export interface Stack {
   outputs(): Promise<Record<string, unknown>>;
   /** Runs any other program where `pulumi` would work on this stack. */
   execute(file: string, ...args: string[]): Promise<Run>;
+  /** Runs a line as a person types it at a shell there, who says yes to all that Pulumi asks. */
+  shell(line: string, stdin?: string): Promise<Run>;
   /** Starts `pulumi ARGS…`; `kill` ends it at once, as `kill -9` does. */
   start(...args: string[]): { readonly ended: Promise<Run>; kill(): void };
   /** Makes a state, such as an edited export, the stack's own. */
@@ -58,6 +60,8 @@ export interface State {
 export interface StackOptions {
   /** The private key to store, encrypted, as `sshPrivateKey`. */
   privateKey?: string;
+  /** Leaves it to a `pulumi stack init` of the test to make the stack. */
+  uninitialized?: true;
   /** More environment for Pulumi and the provider plugins. */
   env?: Record<string, string>;
   /** Is given every output as it comes. */
@@ -71,16 +75,25 @@ export interface StackOptions {
   beside?: Stack;
 }
 
+interface Settings {
+  config?: Config;
+}
+
 interface Manifest {
   name: string;
   stackConfigDir?: string;
 }
+
+const program = ["Pulumi.yaml", "program.js", "package.json", "node_modules"];
+/** What `make status` needs, too; without package-lock.json it never installs anything. */
+const status = ["Makefile", "tools", "dist"];
 
 const root = join(__dirname, __filename.endsWith(".ts") ? "../.." : "../../../..");
 
 /** Starts a stack that has never been deployed. */
 export async function startStack({
   privateKey,
+  uninitialized,
   env = {},
   name = "test",
   project,
@@ -93,9 +106,7 @@ export async function startStack({
   mkdirSync(state, { recursive: true });
   if (!project) {
     mkdirSync(join(work, "stacks"), { recursive: true });
-    for (const name of ["Pulumi.yaml", "program.js", "package.json", "node_modules"]) {
-      symlinkSync(join(root, name), join(work, name));
-    }
+    for (const name of [...program, ...status]) symlinkSync(join(root, name), join(work, name));
   }
   const { name: namespace, stackConfigDir = "." } = parse(readFileSync(join(work, "Pulumi.yaml"), "utf8")) as Manifest;
   const file = join(work, stackConfigDir, `Pulumi.${name}.yaml`);
@@ -110,9 +121,9 @@ export async function startStack({
     ...env,
   };
 
-  const start = (file: string, args: string[], stdin = "") => {
+  const start = (file: string, args: string[], stdin = "", env: NodeJS.ProcessEnv = environment) => {
     const started = process.hrtime.bigint();
-    const child = spawn(file, args, { cwd: work, env: environment, stdio: ["pipe", "pipe", "pipe"] });
+    const child = spawn(file, args, { cwd: work, env, stdio: ["pipe", "pipe", "pipe"] });
     const ended = new Promise<Run>((resolve, reject) => {
       const seen = { output: "", stdout: "", stderr: "" };
       for (const stream of ["stdout", "stderr"] as const) {
@@ -137,11 +148,11 @@ export async function startStack({
     return ended.output;
   };
 
-  await mustRun(["stack", "init", name]);
+  const secrets: Config = {}; // as they are in the file, encrypted
+  if (!uninitialized) await mustRun(["stack", "init", name]);
   if (privateKey !== undefined) {
     await mustRun(["config", "set", "--secret", `${namespace}:sshPrivateKey`], privateKey);
   }
-  const stored = readFileSync(file, "utf8").split("config:\n");
 
   return {
     state,
@@ -150,8 +161,10 @@ export async function startStack({
       const named = Object.fromEntries(
         Object.entries(config).map(([key, value]) => [key.includes(":") ? key : `${namespace}:${key}`, value]),
       );
-      const text = stringify(named).replace(/^(?=.)/gm, "  ");
-      writeFileSync(file, `${stored[0]}config:\n${stored[1] ?? ""}${text}`);
+      const { config: old = {}, ...rest } = parse(existsSync(file) ? readFileSync(file, "utf8") : "{}") as Settings;
+      const secret = (value: unknown) => typeof value === "object" && value !== null && "secure" in value;
+      for (const [key, value] of Object.entries(old)) if (secret(value)) secrets[key] = value;
+      writeFileSync(file, stringify({ ...rest, config: { ...secrets, ...named } }));
     },
     preview: (...args) => run(["preview", "--suppress-progress", ...args]),
     up: (...args) => run(["up", "--yes", "--suppress-progress", ...args]),
@@ -160,6 +173,8 @@ export async function startStack({
     outputs: async () => JSON.parse(await mustRun(["stack", "output", "--json"])) as Record<string, unknown>,
     export: async () => JSON.parse(await mustRun(["stack", "export"])) as State,
     execute: (file, ...args) => start(file, args).ended,
+    shell: (line, stdin) =>
+      start("sh", ["-c", line], stdin, { ...environment, PULUMI_SKIP_CONFIRMATIONS: "true" }).ended,
     start: (...args) => start("pulumi", pulumi(args)),
     import: async (state) => void (await mustRun(["stack", "import"], JSON.stringify(state))),
     remove: () => rmSync(folder, { recursive: true, force: true }),

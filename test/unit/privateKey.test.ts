@@ -1,4 +1,4 @@
-import { execFileSync } from "node:child_process";
+import { execFileSync, execSync } from "node:child_process";
 import { generateKeyPairSync } from "node:crypto";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -8,6 +8,7 @@ import { secret } from "@pulumi/pulumi";
 
 import { checkPrivateKey } from "../../components/host/privateKey";
 import { Faults } from "../../components/policy/faults";
+import { documented } from "../documented";
 
 let folder: string;
 beforeAll(() => (folder = mkdtempSync(join(tmpdir(), "key-"))));
@@ -70,6 +71,13 @@ test("refuses keys that the provider cannot open with any passphrase", () => {
   ]) {
     for (const password of [undefined, "hushed"]) expect(faults(key, password)).toEqual([unreadable]);
   }
+});
+
+test("takes such a key when it is rewritten", () => {
+  expect(faults(keygen("hushed", "-t", "ecdsa", "-m", "PKCS8"), "hushed")).toEqual([unreadable]);
+  const file = join(folder, "key");
+  execSync(`${documented("README.md", "ssh-keygen -p -f KEYFILE", { KEYFILE: file })} -q -P hushed -N hushed`);
+  expect(faults(readFileSync(file, "utf8"), "hushed")).toEqual([]);
 });
 
 test("never fails on a key that is cut off, and never takes it with a passphrase", () => {
