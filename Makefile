@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all test-unit test-integration test-real mutation lint bench status clean
+.PHONY: help setup demo test test-all test-unit test-integration test-real mutation lint api bench status clean
 
 in_sandbox := . .cache/env.sh; test/sandbox/enter.sh
 
@@ -40,13 +40,19 @@ test-real: setup ## the tests on Debians that boot (systemd, ufw, fail2ban, Post
 mutation: setup ## change one expression of the policy or a renderer at a time, and count what the unit tests find
 	@npx stryker run test/mutation/stryker.config.mjs
 
-lint: setup ## formatting, lint, types, shellcheck
+lint: setup ## formatting, lint, types, shellcheck, and whether docs/api.md is what the sources say
 	@npx eslint . & eslint=$$!; \
+	npx typedoc --logLevel Warn; \
+	diff docs/api.md .cache/api/api.md || { echo "docs/api.md is old; write it anew: make api" >&2; exit 1; }; \
 	npx prettier --check --log-level warn --cache --cache-location .cache/prettier .; \
 	npx tsc -p . --noEmit --incremental --tsBuildInfoFile .cache/tsc.program; \
 	npx tsc -p test --incremental --tsBuildInfoFile .cache/tsc.test; \
 	wait $$eslint
 	@shellcheck components/host/mail-firewall.sh test/sandbox/enter.sh tools/*.sh .ci/run
+
+api: setup ## write docs/api.md anew, from the comments in the sources
+	@npx typedoc --logLevel Warn
+	@cp .cache/api/api.md docs/api.md
 
 bench: setup ## measure a preview's start-up against an empty TypeScript program
 	@. .cache/env.sh; node .cache/sandbox/bench/startup.js

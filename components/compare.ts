@@ -11,7 +11,7 @@ export interface Live {
   readonly iptables: string;
   /** The output of `ip6tables-save`. Without it, IPv6 is not compared. */
   readonly ip6tables?: string | undefined;
-  /** The output of `aws ec2 describe-security-group-rules --output json`. */
+  /** The output of `aws ec2 describe-security-group-rules`, as JSON. */
   readonly groupRules: string;
   /** The networks of managed prefix lists, by their ids. Those of a list that is not here are taken for unknown. */
   readonly prefixLists?: Readonly<Record<string, readonly string[]>> | undefined;
@@ -23,6 +23,7 @@ export interface Live {
  * Compares what a live host admits of new connections, through all rules that it has, with what a live security group admits.
  * Left out is what neither can be blamed for: spoofed loopback addresses, neighbour discovery, and DHCP.
  *
+ * @param live what both print.
  * @returns a line for each difference, such as `only the host admits tcp/3306 from everyone over IPv4`; none if there is none.
  * @throws an Error that says which of the texts is none of that program's.
  */

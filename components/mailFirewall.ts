@@ -18,7 +18,7 @@ import { speak } from "./spoken";
 
 /** The arguments of a {@link MailFirewall}. */
 export interface MailFirewallArgs extends PolicyArgs {
-  /** The hosts that get the firewall, by a name of their own. */
+  /** The hosts that get the firewall, by a name of their own: at most 63 of a-z, 0-9, dots and hyphens. */
   hosts?: Record<string, HostArgs>;
   /** Options for all hosts; what a host says itself wins. */
   host?: HostOptions;
@@ -27,7 +27,10 @@ export interface MailFirewallArgs extends PolicyArgs {
    * confirmed, so that a change that goes wrong stops at the first. Defaults to false.
    */
   hostsAtOnce?: boolean;
-  /** Private key for all hosts that bring none of their own. Defaults to the keys of the running SSH agent. */
+  /**
+   * Private key for all hosts that bring none of their own, as the text of an OpenSSH or PEM file. Defaults to the keys of the
+   * running SSH agent.
+   */
   sshPrivateKey?: pulumi.Input<string>;
   /** Passphrase of `sshPrivateKey`, where it has one. */
   sshPrivateKeyPassword?: pulumi.Input<string>;
@@ -65,9 +68,10 @@ export class MailFirewall extends pulumi.ComponentResource {
   public readonly cloudOnly: pulumi.Output<Record<string, string>>;
 
   /**
-   * @param name The _unique_ name of this component.
+   * @param name Unique in the stack; all resources below are named after it.
    * @param args The policy, the hosts, and the VPC.
-   * @param opts A bag of options that control this component's behavior.
+   * @param opts Pulumi's own options, such as `providers`.
+   * @throws a RunError that names all faults of `args`, or says where hosts and group would differ.
    */
   constructor(name: string, args: MailFirewallArgs, opts?: pulumi.ComponentResourceOptions) {
     const faults = new Faults();
@@ -131,9 +135,10 @@ export class MailFirewall extends pulumi.ComponentResource {
    * enough. What should follow this host depends on what this returns. The host follows those that were declared before it,
    * unless `hostsAtOnce` is set.
    *
-   * @param name The host's name, unique in this firewall.
+   * @param name The host's name, unique in this firewall, as one of `hosts`.
    * @param args How the host is reached. Its `sshPorts` must be among the firewall's, because the group is decided already.
-   * @param opts A bag of options that control the host's component.
+   * @param opts Pulumi's own options for the host's component.
+   * @throws a RunError that names all faults of `args`.
    */
   public addHost(name: string, args: HostArgs, opts?: pulumi.ComponentResourceOptions): HostFirewall {
     const firewall = declared.get(this)!;

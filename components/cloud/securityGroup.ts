@@ -13,7 +13,10 @@ import { checkQuota, groupRules, highestQuota, quota, type GroupRule } from "./g
 
 /** Where the security group goes, and how it is made. */
 export interface AwsArgs {
-  /** The VPC of a group of its own, `vpc-0123456789abcdef0`. Changing it replaces the group. */
+  /**
+   * The VPC of a group of its own, `vpc-0123456789abcdef0`. Changing it replaces the group. Either this or `securityGroupId` is
+   * required.
+   */
   vpcId?: pulumi.Input<string>;
   /**
    * A group that exists, in place of one of its own: the rules are put into it. What others have put there stays, and stays open;
@@ -25,13 +28,19 @@ export interface AwsArgs {
    * resources are named after them. What the other groups of an interface admit stays admitted.
    */
   attachTo?: string[];
-  /** One rule for a list of networks (two or more of one family), which services with the same networks share. Defaults to false. */
+  /**
+   * One rule for a list of networks (two or more of one family), which services with the same networks share. It saves no
+   * quota: AWS counts a list as its networks. Defaults to false.
+   */
   prefixLists?: boolean;
-  /** The account's quota of rules per group, direction and family, from 1 to 1000. Defaults to 60, as AWS has it. */
+  /**
+   * The account's quota of rules per group, direction and family, from 1 to 1000. Defaults to 60, as AWS has it (Amazon VPC
+   * quotas, "Inbound or outbound rules per security group").
+   */
   rulesPerGroup?: number;
   /** The region of all of this, such as `eu-central-1`. Defaults to the provider's; changing it replaces the group. */
   region?: pulumi.Input<string>;
-  /** Tags of the group, where it is one of its own, and of prefix lists. */
+  /** Tags of the group, where it is one of its own, and of prefix lists; at most 50 (Amazon EC2 User Guide, "Tag restrictions"). */
   tags?: Record<string, pulumi.Input<string>>;
 }
 
@@ -131,9 +140,10 @@ export class MailSecurityGroup extends pulumi.ComponentResource {
   public readonly exposure: pulumi.Output<Record<string, string>> | undefined;
 
   /**
-   * @param name The _unique_ name of this component.
+   * @param name Unique in the stack; the group and its rules are named after it.
    * @param args The policy, and the VPC.
-   * @param opts A bag of options that control this component's behavior.
+   * @param opts Pulumi's own options; `provider` is AWS's.
+   * @throws a RunError that names all faults of `args`.
    */
   constructor(name: string, args: MailSecurityGroupArgs, opts?: pulumi.ComponentResourceOptions) {
     const policy = readGroupPolicy(name, args);

@@ -9,14 +9,14 @@ import { checkPrivateKey } from "./privateKey";
 
 /** How a host is reached over SSH, and what its firewall does besides the policy. */
 export interface HostArgs extends HostOptions {
-  /** Name or address to dial. */
+  /** Name or address to dial. An address is of a family that the policy's `ssh` sources have, too. */
   host: pulumi.Input<string>;
   /** Port to dial. Defaults to 22. */
   port?: number;
   /** User to log in as; any but root needs `sudo` without a password. Defaults to `root`. */
   user?: string;
   /**
-   * The host's public key, `ssh-ed25519 AAAA…`, as in its /etc/ssh/ssh_host_ed25519_key.pub. A host with another key is refused,
+   * The host's public key, `ssh-ed25519 AAAA…`, as in its `/etc/ssh/ssh_host_ed25519_key.pub`. A host with another key is refused,
    * so that nobody in between is given root's commands. Required, unless `insecureIgnoreHostKey` is set.
    */
   hostKey?: pulumi.Input<string>;
@@ -27,10 +27,10 @@ export interface HostArgs extends HostOptions {
   insecureIgnoreHostKey?: boolean;
   /** Private key to log in with, as the text of an OpenSSH or PEM file. Defaults to the keys of the running SSH agent. */
   privateKey?: pulumi.Input<string>;
-  /** Passphrase of `privateKey`, where it has one. */
+  /** Passphrase of `privateKey`, where it has one. Only keys in OpenSSH's own format or PEM can have one. */
   privateKeyPassword?: pulumi.Input<string>;
   /**
-   * Socket of the SSH agent, on each machine that deploys. Defaults to the one of SSH_AUTH_SOCK. It must answer even where
+   * Socket of the SSH agent, on each machine that deploys. Defaults to the one of `SSH_AUTH_SOCK`. It must answer even where
    * there is a `privateKey`, which is then used alone.
    */
   agentSocketPath?: pulumi.Input<string>;

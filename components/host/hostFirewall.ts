@@ -28,9 +28,10 @@ export class HostFirewall extends pulumi.ComponentResource {
   public readonly hostOnly: pulumi.Output<Record<string, string>> | undefined;
 
   /**
-   * @param name The _unique_ name of this component.
+   * @param name Unique in the stack; the host knows by it, and by project and stack, to whom it belongs.
    * @param args The policy, and how the host is reached.
-   * @param opts A bag of options that control this component's behavior.
+   * @param opts Pulumi's own options.
+   * @throws a RunError that names all faults of `args`.
    */
   constructor(name: string, args: HostFirewallArgs, opts?: pulumi.ComponentResourceOptions) {
     const { policy, settings } = readHostFirewall(name, args);

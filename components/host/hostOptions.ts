@@ -39,7 +39,7 @@ export interface HostOptions {
   takeOver?: boolean;
   /** What destroying leaves on the host: `restore` what was there before, or `keep` the rules. Defaults to `restore`. */
   onDestroy?: string;
-  /** Whether destroying leaves the host alone, because it is gone. Defaults to false. */
+  /** Whether destroying leaves the host alone, without dialling it, because it is gone. Defaults to false. */
   abandon?: boolean;
 }
 

@@ -53,9 +53,9 @@ export interface Rule {
 export interface PortArgs {
   /** `tcp` or `udp`. */
   protocol: string;
-  /** From 1 to 65535. */
+  /** Its number, from 1 to 65535. */
   port: number;
-  /** `["public"]`, `["closed"]`, or networks in CIDR form. */
+  /** Who may reach it: networks in CIDR form, `["public"]`, or `["closed"]`. */
   from: string[];
 }
 
@@ -73,19 +73,20 @@ export interface EgressArgs {
   relay?: string[];
 }
 
-/** A policy as its author writes it: plain values, so that every preview knows every rule. */
+/** A policy as its author writes it: who may reach what, and what the server may send. */
 export interface PolicyArgs {
   /**
    * Who may reach which mail service: service or group of services → `["public"]`, `["closed"]`, or networks in CIDR form.
    *
-   * Services are smtp, submission, submissions (or smtps), imap, imaps, pop3, pop3s, sieve, http and https; groups are plain (imap,
-   * pop3), secured (submissions, imaps, pop3s) and web (http, https). A service named itself wins over its group. `smtp` is
-   * public when it is not named, everything else closed.
+   * Services, by their IANA names, all of them TCP: `smtp` 25, `http` 80, `pop3` 110, `imap` 143, `https` 443, `submissions` 465 (or
+   * `smtps`, its name before RFC 8314), `submission` 587, `imaps` 993, `pop3s` 995 and `sieve` 4190. Groups: `plain` (imap, pop3),
+   * `secured` (submissions, imaps, pop3s) and `web` (http, https). A service named itself wins over its group. `smtp` is public
+   * when it is not named, everything else closed.
    */
   services?: Record<string, string[]>;
   /** Who may reach SSH: networks in CIDR form, `["public"]`, or `["closed"]` where no host is deployed over it. */
   ssh: string[];
-  /** Ports that sshd listens on. Defaults to `[22]`, for a host to the port that is dialled. */
+  /** TCP ports that sshd listens on. Defaults to `[22]`, for a host to the port that is dialled. */
   sshPorts?: number[];
   /** What the host serves besides mail, by a name of at most 15 letters, digits and hyphens. */
   ports?: Record<string, PortArgs>;
