@@ -112,6 +112,7 @@ export const notRun: Readonly<Record<string, string>> = {
   "npm install": "needs a registry; tools/setup.sh consumer installs the package, as npm packs it, with its peers",
   "npm install mail-firewall @pulumi/pulumi @pulumi/command @pulumi/aws": "as npm install",
   "npm install mail-firewall @pulumi/policy": "as npm install",
+  "pulumi install": "needs Pulumi's registry, of which the README warns",
 };
 
 function put(commands: readonly string[], instead: Record<string, string>): string[] {
