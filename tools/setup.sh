@@ -83,15 +83,24 @@ pulumi_engine() {
   fi
   engine=$cache/pulumi-$pinned
   export PATH="$engine:$PATH"
-  if [ ! -x "$engine/pulumi" ] || [ ! -x "$engine/pulumi-language-nodejs" ]; then
+  if [ ! -x "$engine/pulumi" ] || [ ! -x "$engine/language-nodejs" ]; then
     command -v go >/dev/null ||
       fail "no Pulumi $minimum or newer on PATH (found: ${found:-none}), and no Go to build one; install either:
   https://www.pulumi.com/docs/install/   or   Go 1.24 or newer, https://go.dev/doc/install"
     say "no Pulumi $minimum or newer on PATH (found: ${found:-none}): building $pinned from its Go module, once; 5 to 10 minutes"
     mkdir -p "$engine"
-    go_build pulumi-language-nodejs pulumi-languages github.com/pulumi/pulumi/sdk/v3/nodejs/cmd/pulumi-language-nodejs
+    go_build language-nodejs pulumi-languages github.com/pulumi/pulumi/sdk/v3/nodejs/cmd/pulumi-language-nodejs
     go_build pulumi pulumi github.com/pulumi/pulumi/pkg/v3/cmd/pulumi "-X github.com/pulumi/pulumi/sdk/v3/go/common/version.Version=$pinned"
   fi
+  # This host takes the project's options as arguments, in a way that today's engines have left. It would load TypeScript's compiler for
+  # each program. It is started in the project's folder.
+  cat >"$engine/.nodejs.new" <<'END'
+#!/bin/sh
+! grep -q 'typescript: false' Pulumi.yaml 2>/dev/null || set -- -typescript=false "$@"
+exec "$(dirname "$0")/language-nodejs" "$@"
+END
+  chmod +x "$engine/.nodejs.new"
+  mv "$engine/.nodejs.new" "$engine/pulumi-language-nodejs"
   say "Pulumi $(pulumi version | sed 's/^v//'), built from its Go module"
 }
 
