@@ -8,7 +8,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { documented } from "../documented";
 import { execute, operatorKey, startMailHost, type MailHost } from "../sandbox/host";
 import { startStack, type Config, type Run, type Stack, type StackOptions } from "../sandbox/stack";
-import { policy, succeeded } from "./example";
+import { policy, sampledTest, succeeded } from "./example";
 
 jest.setTimeout(180_000);
 
@@ -271,22 +271,25 @@ describe("it logs in as the deployment does", () => {
     succeeded(await stack.destroy());
   });
 
-  test("to an IPv6 address behind a bastion, with a plain key, and none of the two host keys checked", async () => {
-    const stack = await deployed({
-      ...behind(),
-      hosts: {
-        mx1: {
-          host: host.address6,
-          insecureIgnoreHostKey: true,
-          bastion: { host: bastion.address6, insecureIgnoreHostKey: true },
+  sampledTest(
+    "to an IPv6 address behind a bastion, with a plain key, and none of the two host keys checked",
+    async () => {
+      const stack = await deployed({
+        ...behind(),
+        hosts: {
+          mx1: {
+            host: host.address6,
+            insecureIgnoreHostKey: true,
+            bastion: { host: bastion.address6, insecureIgnoreHostKey: true },
+          },
         },
-      },
-    });
-    expect(await status(stack)).toMatchObject({ code: 0 });
-    succeeded(await stack.destroy());
-  });
+      });
+      expect(await status(stack)).toMatchObject({ code: 0 });
+      succeeded(await stack.destroy());
+    },
+  );
 
-  test("with an agent's key, where there is no other", async () => {
+  sampledTest("with an agent's key, where there is no other", async () => {
     const socket = join(folder, "agent");
     agents.push(spawn("ssh-agent", ["-D", "-a", socket], { stdio: "ignore" }));
     while (!existsSync(socket)) await sleep(20);

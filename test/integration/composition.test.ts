@@ -8,7 +8,7 @@ import { bootInstance } from "../sandbox/boot";
 import { startEc2, type Ec2 } from "../sandbox/ec2";
 import { operatorKey, startMailHost, takeNumber, type MailHost } from "../sandbox/host";
 import { startStack, type Config, type Stack } from "../sandbox/stack";
-import { failed, live, policyPack, succeeded } from "./example";
+import { failed, live, policyPack, sampledTest, succeeded } from "./example";
 
 jest.setTimeout(180_000);
 
@@ -189,7 +189,7 @@ test("a new instance behind the same address gets the firewall; without a log-in
   expect(await live(host)).toBe(rules);
 });
 
-(process.env.MAILFW_ALL === "1" ? test : test.skip).each<[string, Config, string]>([
+sampledTest.each<[string, Config, string]>([
   [
     "an instance without a firewall",
     { bare: true },

@@ -39,6 +39,13 @@ export const none = "# IPv4\n*filter\nCOMMIT\n# IPv6\n*filter\nCOMMIT\n";
 /** Pulumi brings its YAML language host, and tools/setup.sh builds it where only the engine is here, with Go. */
 export const hasYaml = spawnSync("sh", ["-c", "command -v pulumi-language-yaml"]).status === 0;
 
+/** `make test` takes a sample; `make test-all` every case. */
+export const everyCase = process.env.MAILFW_ALL === "1";
+/** A test of a case that is much like others. */
+export const sampledTest: Pick<jest.It, "each"> & ((name: string, run: jest.ProvidesCallback) => void) = everyCase
+  ? test
+  : test.skip;
+
 /** Where the script stands on a host. */
 export const command = "/usr/local/sbin/mail-firewall";
 export const script = readFileSync("components/host/mail-firewall.sh", "utf8");

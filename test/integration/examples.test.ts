@@ -9,7 +9,7 @@ import { startEc2, type Ec2 } from "../sandbox/ec2";
 import { operatorKey, startMailHost, takeNumber, type MailHost } from "../sandbox/host";
 import { probe, type Verdict } from "../sandbox/probe";
 import { startStack, type Stack, type StackOptions } from "../sandbox/stack";
-import { expectNoKey, hasYaml, live, none, policy, python, succeeded, testIn } from "./example";
+import { everyCase, expectNoKey, hasYaml, live, none, policy, python, succeeded, testIn } from "./example";
 
 jest.setTimeout(180_000);
 
@@ -53,7 +53,6 @@ async function start(
   return { stack, output };
 }
 
-const everyCase = process.env.MAILFW_ALL === "1";
 const up = { "pulumi up": "pulumi up --skip-preview" };
 const key = (name: string, host: MailHost) => ({ [`${name} "ssh-ed25519 AAAA…"`]: `${name} "${host.hostKey}"` });
 
@@ -76,7 +75,7 @@ test("vps", async () => {
     documentedIn("examples/vps/README.md", { ...up, "198.51.100.10": host.address4 }),
   );
   expect(await reach(host, [22, 25, 465, 993, 443, 143])).toEqual(["open", "open", "open", "open", "open", "shut"]);
-  succeeded(await stack.preview("--expect-no-changes"));
+  if (everyCase) succeeded(await stack.preview("--expect-no-changes"));
   const status = await stack.shell(documented("README.md", "npx mail-firewall status --stack prod"));
   expect(succeeded(status)).toMatch(/^mail-mx1: as deployed \(rules [0-9a-f]{12}\)$/m);
   succeeded(await stack.destroy());
