@@ -104,7 +104,7 @@ export class MailFirewall extends pulumi.ComponentResource {
     const group = aws && new MailSecurityGroup(name, { ...policyArgs, ...aws }, { parent: this });
     // By name, as the order of a map should mean nothing.
     const sorted = Object.entries(hosts).sort(([a], [b]) => (a < b ? -1 : 1));
-    const deployed = sorted.map(([key, hostArgs]) => [key, this.addHost(key, hostArgs)] as const);
+    const deployed = sorted.map(([key, hostArgs]) => [key, deploy(this, key, hostArgs)] as const);
 
     this.exposure = pulumi.output(exposure(policy));
     this.securityGroupId = group?.securityGroupId;
@@ -131,9 +131,10 @@ export class MailFirewall extends pulumi.ComponentResource {
   /**
    * Deploys the same policy to one more host, such as an instance that is known only after the group exists.
    *
-   * What depends on the firewall does not wait for hosts that are added, so the instance may: that it has the `securityGroupId` is
-   * enough. What should follow this host depends on what this returns. The host follows those that were declared before it,
-   * unless `hostsAtOnce` is set.
+   * The host must answer when it is deployed to: dialled are three attempts, within a second where they are refused. A new machine
+   * needs longer, so let the host depend on a command that waits for it. What depends on the firewall does not wait for hosts that are
+   * added, so the instance may. What should follow this host depends on what this returns. The host follows those that were declared
+   * before it, unless `hostsAtOnce` is set.
    *
    * @param name The host's name, unique in this firewall, as one of `hosts`.
    * @param args How the host is reached. Its `sshPorts` must be among the firewall's, because the group is decided already.
@@ -141,28 +142,39 @@ export class MailFirewall extends pulumi.ComponentResource {
    * @throws a RunError that names all faults of `args`.
    */
   public addHost(name: string, args: HostArgs, opts?: pulumi.ComponentResourceOptions): HostFirewall {
-    const firewall = declared.get(this)!;
-    const faults = new Faults();
-    const { sshPorts } = firewall.policy;
-    for (const port of readNamedHost(name, args, "", faults).filter((kept) => !sshPorts.includes(kept))) {
-      const all = [...sshPorts, port].join(", ");
-      faults.add("sshPorts", `${port} is not among the firewall's own; give MailFirewall sshPorts: [${all}]`);
-    }
-    const settings = isRecord(args) ? readHostOptions(args, "", faults, firewall.settings) : firewall.settings;
-    checkReachable(args.host, firewall.policy.ssh, "", faults);
-    if (faults.list.length > 0) throw new pulumi.RunError(report(`${firewall.name}.addHost("${name}")`, faults.list));
-    if (firewall.aws) prove(firewall.name, firewall.policy, settings, firewall.aws);
-    const own = Object.fromEntries(Object.entries(args).filter(([, value]) => value !== undefined)) as HostArgs;
-    const before = firewall.hostsAtOnce ? undefined : firewall.latest;
-    const host = new HostFirewall(
-      `${firewall.name}-${name}`,
-      { ...firewall.host, ...own, ...logIn(args, firewall.logIn), ...firewall.args },
-      pulumi.mergeOptions({ parent: this, dependsOn: before }, opts),
-    );
+    const host = deploy(this, name, args, opts);
     notAwaited(this, host);
-    firewall.latest = host;
     return host;
   }
+}
+
+/** A host of a firewall, after those that were declared before it. */
+function deploy(
+  component: MailFirewall,
+  name: string,
+  args: HostArgs,
+  opts?: pulumi.ComponentResourceOptions,
+): HostFirewall {
+  const firewall = declared.get(component)!;
+  const faults = new Faults();
+  const { sshPorts } = firewall.policy;
+  for (const port of readNamedHost(name, args, "", faults).filter((kept) => !sshPorts.includes(kept))) {
+    const all = [...sshPorts, port].join(", ");
+    faults.add("sshPorts", `${port} is not among the firewall's own; give MailFirewall sshPorts: [${all}]`);
+  }
+  const settings = isRecord(args) ? readHostOptions(args, "", faults, firewall.settings) : firewall.settings;
+  checkReachable(args.host, firewall.policy.ssh, "", faults);
+  if (faults.list.length > 0) throw new pulumi.RunError(report(`${firewall.name}.addHost("${name}")`, faults.list));
+  if (firewall.aws) prove(firewall.name, firewall.policy, settings, firewall.aws);
+  const own = Object.fromEntries(Object.entries(args).filter(([, value]) => value !== undefined)) as HostArgs;
+  const before = firewall.hostsAtOnce ? undefined : firewall.latest;
+  const host = new HostFirewall(
+    `${firewall.name}-${name}`,
+    { ...firewall.host, ...own, ...logIn(args, firewall.logIn), ...firewall.args },
+    pulumi.mergeOptions({ parent: component, dependsOn: before }, opts),
+  );
+  firewall.latest = host;
+  return host;
 }
 
 /**

@@ -17,7 +17,9 @@ new PolicyPack("mail-firewall", {
         urn: resource.urn,
         name: resource.name,
         props: resource.props,
-        dependencies: resource.dependencies.map(({ urn }) => urn),
+        propertyDependencies: Object.fromEntries(
+          Object.entries(resource.propertyDependencies).map(([key, from]) => [key, from.map(({ urn }) => urn)]),
+        ),
       }));
       for (const { urn, message } of find(all)) report(message, urn);
     },

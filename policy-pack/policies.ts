@@ -10,8 +10,8 @@ export interface StackResource {
   readonly name: string;
   /** Its outputs, or in a preview what is known of them; to read what is not known throws. */
   readonly props: Readonly<Record<string, unknown>>;
-  /** What it depends on, by URN. */
-  readonly dependencies: readonly string[];
+  /** What each of its properties depends on, by URN. */
+  readonly propertyDependencies: Readonly<Record<string, readonly string[]>>;
 }
 
 export interface Finding {
@@ -84,26 +84,34 @@ const isIngressRule = (resource: StackResource) =>
   isA(types.ingressRule)(resource) ||
   (isA(types.olderRule)(resource) && known(() => resource.props.type) === "ingress");
 
-/** What a rule admits that is none of the components', in the words of any of AWS's resources. */
+/** The elements of a list that are known. */
+function elements(read: () => unknown): unknown[] {
+  const list = known(read);
+  if (!Array.isArray(list)) return [];
+  return Array.from({ length: list.length }, (_, i) => known(() => list[i] as unknown)).filter(
+    (one) => one !== undefined,
+  );
+}
+
+/** What a rule surely admits that is none of the components', in the words of any of AWS's resources. */
 function ruleRegions(props: Props): readonly Region[] {
-  const lists = ["cidrBlocks", "ipv6CidrBlocks"].flatMap((key) => known(() => (props[key] ?? []) as string[]) ?? []);
-  const one = known(() => (props.cidrIpv4 ?? props.cidrIpv6) as string | undefined);
-  const networks = [...lists, ...(one === undefined ? [] : [one])];
-  const rule: CloudRule = {
-    direction: "ingress",
-    ipProtocol: known(() => String(props.ipProtocol ?? props.protocol)) ?? "-1",
-    fromPort: known(() => props.fromPort as number),
-    toPort: known(() => props.toPort as number),
-    networks: networks.length > 0 ? networks : undefined,
-  };
-  // AWS takes networks with host bits, and what is known of a rule in a preview may not be enough of one.
-  return known(() => reach([rule], "ingress").surely) ?? [];
+  const protocol_ = known(() => (props.ipProtocol ?? props.protocol) as string | number | undefined);
+  const [fromPort, toPort] = [known(() => props.fromPort as number), known(() => props.toPort as number)];
+  const cidrs = ["cidrIpv4", "cidrIpv6"].map((key) => known(() => props[key]));
+  const lists = ["cidrBlocks", "ipv6CidrBlocks"].flatMap((key) => elements(() => props[key]));
+  const networks = [...cidrs, ...lists].filter((one): one is string => typeof one === "string");
+  const ipProtocol = String(protocol_).toLowerCase().replace(/^all$/, "-1"); // aws.ec2.ProtocolType
+  if (protocol_ === undefined || (ipProtocol !== "-1" && (fromPort === undefined || toPort === undefined))) return [];
+  return networks.flatMap((network) => {
+    const rule: CloudRule = { direction: "ingress", ipProtocol, fromPort, toPort, networks: [network] };
+    return known(() => reach([rule], "ingress").surely) ?? []; // AWS takes networks with host bits
+  });
 }
 
 /** What the rules admit that are written inside of a security group. None for any other resource. */
 export function groupRegions(type: string, props: Props): readonly Region[] {
-  const rules = types.groups.includes(type) ? known(() => props.ingress) : undefined;
-  return Array.isArray(rules) ? rules.flatMap((rule) => ruleRegions(rule as Props)) : [];
+  const rules = types.groups.includes(type) ? elements(() => props.ingress) : [];
+  return rules.flatMap((rule) => (isRecord(rule) ? ruleRegions(rule) : []));
 }
 
 /** What each component, and each rule of a security group beside them, opens, with the port of SSH. */
@@ -132,19 +140,28 @@ const publicSsh = (regions: readonly Region[], ports: readonly number[]) =>
     .filter((port) => isOpenToAll(regions, port))
     .map((port) => `ssh (tcp/${port}) is open to everyone; name the networks you work from`);
 
-/** The instances that a host's firewall is deployed to, by itself or by their address. */
+/** Whether a property of a resource is from what a component of this type has made. */
+const isFrom = (type: string, { propertyDependencies }: StackResource, ...properties: string[]) =>
+  properties.some((property) => propertyDependencies[property]?.some((urn) => isUnder(type)({ urn })));
+
+/**
+ * The instances that a host's firewall is deployed to: by their id, where it was given, or else by the address, which may be a
+ * resource of its own.
+ */
 function deployedTo(resources: readonly StackResource[]): Set<string> {
   const byUrn = new Map(resources.map((resource) => [resource.urn, resource]));
   const found = new Set<string>();
-  const follow = (from: StackResource) => {
-    for (const urn of from.dependencies) {
-      const next = byUrn.get(urn);
-      if (!next || found.has(urn)) continue;
-      found.add(urn);
-      if (!isA(types.instance)(next)) follow(next);
+  const follow = (urns: readonly string[]) => {
+    for (const next of urns.map((urn) => byUrn.get(urn))) {
+      if (!next || found.has(next.urn)) continue;
+      found.add(next.urn);
+      if (!isA(types.instance)(next)) follow(Object.values(next.propertyDependencies).flat());
     }
   };
-  resources.filter(isUnder(types.host)).forEach(follow);
+  for (const { propertyDependencies } of resources.filter(isUnder(types.host))) {
+    const { create = [], connection = [] } = propertyDependencies;
+    follow(create.length > 0 ? create : connection);
+  }
   return found;
 }
 
@@ -175,10 +192,8 @@ export const policies: readonly StackPolicy[] = [
       const protected_ = deployedTo(resources);
       return resources
         .filter(isA(types.instance))
-        .filter(
-          ({ urn, dependencies }) =>
-            dependencies.some((one) => isUnder(types.group)({ urn: one })) && !protected_.has(urn),
-        )
+        .filter((instance) => isFrom(types.group, instance, "vpcSecurityGroupIds", "securityGroups"))
+        .filter(({ urn }) => !protected_.has(urn))
         .map(({ urn, name }) => ({
           urn,
           message: `${name} is in a security group for mail and has no firewall of its own; add it: firewall.addHost("${name}", ...)`,
@@ -193,7 +208,7 @@ export const policies: readonly StackPolicy[] = [
       resources
         .filter(isIngressRule)
         .filter((rule) => !isUnder(types.group)(rule))
-        .filter(({ dependencies }) => dependencies.some((one) => isUnder(types.group)({ urn: one })))
+        .filter((rule) => isFrom(types.group, rule, "securityGroupId"))
         .map(({ urn, name }) => ({
           urn,
           message: `${name} opens more than the policy of the group says; put it into the policy ("ports"), or into another group`,

@@ -120,6 +120,8 @@ function put(commands: readonly string[], instead: Record<string, string>): stri
   const unknown = words.find((word) => !commands.some((command) => command.includes(word)));
   if (unknown !== undefined) throw new Error(`no ${unknown} in: ${commands.join("; ")}`);
   if (words.length === 0) return [...commands];
+  const empty = words.find((word) => /^[\s:]*$/.test(instead[word]!));
+  if (empty !== undefined) throw new Error(`${empty} would not be run at all`);
   // All at once: what is put in for one may look like another.
   const any = new RegExp(words.map((word) => word.replace(/[^\w\s]/g, "\\$&")).join("|"), "g");
   return commands.map((command) => command.replace(any, (word) => instead[word]!));

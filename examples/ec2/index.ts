@@ -28,21 +28,27 @@ const firewall = new MailFirewall("mail", {
 });
 
 // The group has all its rules before the instance begins to be.
-const instance = new aws.ec2.Instance("mx1", {
-  ami: config.require("ami"),
-  instanceType: "t4g.small",
-  subnetId: subnet.id,
-  vpcSecurityGroupIds: [firewall.securityGroupId!],
-  metadataOptions: { httpTokens: "required" },
-  userData: userData({
-    domain,
-    hostname,
-    hostPrivateKey: config.requireSecret("hostPrivateKey"),
-    hostKey,
-    sshPublicKey: config.require("sshPublicKey"),
-  }),
-});
-// The world reaches it through the route, and the gateway cannot go before the address.
+const instance = new aws.ec2.Instance(
+  "mx1",
+  {
+    ami: config.require("ami"),
+    instanceType: "t4g.small",
+    subnetId: subnet.id,
+    vpcSecurityGroupIds: [firewall.securityGroupId!],
+    associatePublicIpAddress: true, // to fetch packages from the first moment; the elastic one takes its place
+    metadataOptions: { httpTokens: "required" },
+    userData: userData({
+      domain,
+      hostname,
+      hostPrivateKey: config.requireSecret("hostPrivateKey"),
+      hostKey,
+      sshPublicKey: config.require("sshPublicKey"),
+    }),
+    userDataReplaceOnChange: true, // cloud-init reads it at the first boot only
+  },
+  { dependsOn: routed },
+);
+// The gateway cannot go before the address.
 const address = new aws.ec2.Eip("mx1", { instance: instance.id }, { dependsOn: routed });
 
 // A machine that is new takes its time until it answers, and cloud-init until iptables is installed.

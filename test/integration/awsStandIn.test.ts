@@ -723,6 +723,9 @@ describe("what stands around a group", () => {
   it("is replaced where it cannot change, and an address moves in place", async () => {
     const diff = (type: keyof typeof types, olds: object, news: object) => aws.diff("", at(type), olds, news);
     expect(await diff("instance", { ami: "ami-1" }, { ami: "ami-2" })).toMatchObject({ replaces: ["ami"] });
+    await expect(diff("instance", { userData: "a" }, { userData: "b" })).rejects.toThrow(
+      "stops and starts no instance",
+    );
     expect(await diff("eip", { instance: "i-1" }, { instance: "i-2" })).toMatchObject({ changes: true, replaces: [] });
     expect(
       await diff(

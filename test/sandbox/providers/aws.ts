@@ -357,10 +357,12 @@ export class AwsStandIn implements Provider {
       replaces = named(["addressFamily", "region"]);
       changes ||= differs("name") || differs("maxEntries") || !same(listEntries(olds), listEntries(news));
     } else if (network[type]) {
-      const { computed, inPlace = [] } = network[type];
+      const { computed, inPlace = [], refuse } = network[type];
       const changed = schema(type).inputs.filter(
         (p) => !/^tags$|^region$/.test(p) && differs(p) && (given(news[p]) || !computed.includes(p)),
       );
+      const refused = refuse?.(changed, news);
+      if (refused) return Promise.reject(new Error(`${STAND_IN} ${refused}`));
       replaces = changed.filter((p) => !inPlace.includes(p));
       changes ||= changed.length > 0;
     } else if (type === ATTACHMENT) {

@@ -15,8 +15,10 @@ interface Clients {
 export interface Kind {
   /** Outputs that a preview does not know before the resource is there. */
   readonly computed: readonly string[];
-  /** Inputs that change in place, and what the others of the real provider are not needed for: they replace. */
+  /** Inputs that change in place. All others replace. */
   readonly inPlace?: readonly string[];
+  /** Why an update would be another one with the real provider. */
+  readonly refuse?: (changed: readonly string[], news: Props) => string | undefined;
   readonly create: (inputs: Props, clients: Clients) => Promise<{ id: string; outs?: Props }>;
   readonly update?: (id: string, news: Props, olds: Props, clients: Clients) => Promise<Props>;
   readonly delete: (id: string, props: Props, clients: Clients) => Promise<unknown>;
@@ -80,6 +82,8 @@ export const network: Readonly<Record<string, Kind>> = {
 
   "aws:ec2/instance:Instance": {
     computed: ["privateIp", "publicIp", "primaryNetworkInterfaceId"],
+    refuse: (changed, { userDataReplaceOnChange: replaces }) =>
+      changed.includes("userData") && !replaces ? "stops and starts no instance for new userData" : undefined,
     async create(inputs, { ec2, tags }) {
       const { Instances } = await ec2.runInstances({
         ImageId: inputs.ami,
