@@ -289,7 +289,7 @@ describe("an SSH agent", () => {
 
   test("of SSH_AUTH_SOCK", async () => deploys(await started(direct(host), { agent: full }), host));
 
-  test("at a host's own socket", async () => {
+  sampledTest("at a host's own socket", async () => {
     const config = { hosts: { mx1: { ...placeOf(host), agentSocketPath: full } } };
     await deploys(await started(config, {}), host);
   });

@@ -3,7 +3,7 @@ import { documented } from "../documented";
 import { startEc2, type Ec2 } from "../sandbox/ec2";
 import { operatorKey, startMailHost, type MailHost } from "../sandbox/host";
 import { startStack, type Config, type Stack } from "../sandbox/stack";
-import { expectedRulesets, failed, live, policy, succeeded } from "./example";
+import { expectedRulesets, failed, live, policy, sampledTest, succeeded } from "./example";
 
 jest.setTimeout(120_000);
 
@@ -174,7 +174,7 @@ describe("parts of a stack", () => {
     expect(run.seconds).toBeLessThan(60);
   });
 
-  test("SSH on another port: kept open there, and refused where nothing listens", async () => {
+  sampledTest("SSH on another port: kept open there, and refused where nothing listens", async () => {
     const place = { host: other.address4, hostKey: other.hostKey, port: 2222 };
     const stack = await started({ ...policy, hosts: { mx1: { ...place, sshPorts: [2022] } } });
     expect(failed(await stack.up("--skip-preview"))).toContain(

@@ -1,7 +1,7 @@
 // Throw-away mail hosts on the sandbox's bridge. Runs inside enter.sh.
 import { execFileSync, spawn, type ChildProcessWithoutNullStreams } from "node:child_process";
 import { createHash } from "node:crypto";
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { appendFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync } from "node:fs";
 import type { Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -321,13 +321,16 @@ export interface Place {
   readonly release: () => void;
 }
 
-/** 198.51.100.N and 2001:db8:51::N. A folder per N in $TMPDIR makes it unique among the sandbox's processes. */
-let lastNumber = 0;
+/**
+ * 198.51.100.N and 2001:db8:51::N. A folder per N in $TMPDIR makes it unique among the sandbox's processes. They take turns, by the size
+ * of a file, so that the address of a host that has gone is nobody else's for long: a test may look whether it is.
+ */
 export function takeNumber(): Place {
   for (let tries = 0; tries < 254; tries++) {
-    lastNumber = (lastNumber % 254) + 1;
+    const turns = join(tmpdir(), "mail-host-turns");
+    appendFileSync(turns, ".");
+    const number = (statSync(turns).size % 254) + 1;
     try {
-      const number = lastNumber;
       const folder = join(tmpdir(), `mail-host-${number}`);
       mkdirSync(folder);
       return {

@@ -540,6 +540,56 @@ describe("options and neighbours", () => {
     expect(providers.get("MailSecurityGroup > SecurityGroup outer")).toBe("");
   });
 
+  describe("nothing waits for itself, however it is combined", () => {
+    const declare = (more: object = {}) => new MailFirewall("mail", { ...policy, ...more, aws: { vpcId } });
+    const machine = (opts: pulumi.CustomResourceOptions, name = "mx1") => {
+      const { arn } = new aws.ec2.SecurityGroup(name, { vpcId }, opts); // for an instance
+      return { ...mx1, host: arn.apply(() => "198.51.100.10") };
+    };
+
+    test.each<[string, number, () => void]>([
+      [
+        "an instance that depends on the firewall",
+        1,
+        () => {
+          const firewall = declare();
+          firewall.addHost("mx1", machine({ dependsOn: firewall }));
+        },
+      ],
+      [
+        "an instance below the firewall, and a host that depends on it",
+        1,
+        () => {
+          const firewall = declare();
+          firewall.addHost("mx1", machine({ parent: firewall }), { dependsOn: firewall });
+        },
+      ],
+      [
+        "an instance that depends on a firewall with hosts, and on the host before it",
+        3,
+        () => {
+          const firewall = declare({ hosts: { mx0: mx1 } });
+          const first = firewall.addHost("mx1", machine({ dependsOn: firewall }));
+          firewall.addHost("mx2", machine({ dependsOn: [firewall, first] }, "mx2"));
+        },
+      ],
+      [
+        "at once, a host whose address comes after the host that is declared after it",
+        2,
+        () => {
+          const firewall = declare({ hostsAtOnce: true });
+          let found: (address: string) => void;
+          const host = pulumi.output(new Promise<string>((resolve) => (found = resolve)));
+          firewall.addHost("mx1", { ...mx1, host });
+          firewall.addHost("mx2", mx1).status.apply(() => found("198.51.100.10"));
+        },
+      ],
+    ])("%s", async (_, hosts, program) => {
+      const { resources } = await run(program);
+      expect(resources.filter((resource) => resource.where.endsWith("-reconfirm"))).toHaveLength(hosts);
+    });
+  });
+
   test("addHost passes its options on", async () => {
     const { resources } = await run(() => {
       const firewall = new MailFirewall("mail", { ...policy, aws: { vpcId } });
