@@ -18,8 +18,21 @@ function sources(directory) {
   });
 }
 
-/** Brings dist/ up to date; returns what the compiler complains of. */
+/** Says what is wrong with a dist/ that Git tracks: nobody reviews it, and with a forged stamp it would run in place of the sources. */
+function complainOfTracked() {
+  if (!fs.existsSync(out)) return undefined;
+  // A checkout may belong to another user, as it does in containers. Git runs no program of the checkout to answer this.
+  const git = ["-c", "safe.directory=*", "-c", "core.fsmonitor=false", "ls-files", "--", ":(icase)dist"];
+  const { status, stdout } = require("node:child_process").spawnSync("git", git, { cwd: __dirname, encoding: "utf8" });
+  if (status !== 0 || stdout === "") return undefined; // also where there is no Git, or no checkout
+  return `dist/ is tracked by Git, and would run in place of the sources; take it out, and it is compiled anew:
+  git rm -r -f --quiet --cached dist && rm -r dist`;
+}
+
+/** Brings dist/ up to date; returns a complaint if that cannot be done. */
 function compile() {
+  const complaint = complainOfTracked();
+  if (complaint) return complaint;
   const folders = ["cli", "components", "plugin", "policy-pack", "stacks"];
   const files = ["index.ts", ...folders.flatMap(sources)].sort();
   const hash = createHash("sha256");
@@ -30,10 +43,12 @@ function compile() {
   if (fs.existsSync(stamp) && fs.readFileSync(stamp, "utf8") === now) return undefined;
 
   // Aside, and renamed when it is complete: nothing that was rejected is ever run, nor anything half written.
-  const aside = `${out}.${process.pid}`;
-  for (const name of fs.readdirSync(__dirname).filter((entry) => entry.startsWith("dist."))) {
-    const old = path.join(__dirname, name); // of a run that was killed
-    if (Date.now() - fs.statSync(old).mtimeMs > 600_000) fs.rmSync(old, { recursive: true, force: true });
+  const aside = path.join(__dirname, `.dist.${process.pid}.new`);
+  for (const entry of fs.readdirSync(__dirname, { withFileTypes: true })) {
+    if (!entry.isDirectory() || !/^\.dist\.\d+\.new$/.test(entry.name)) continue;
+    const old = path.join(__dirname, entry.name); // of a run that was killed, or that is at it right now
+    const since = fs.statSync(old, { throwIfNoEntry: false })?.mtimeMs ?? Date.now();
+    if (Date.now() - since > 600_000) fs.rmSync(old, { recursive: true, force: true });
   }
   const arguments_ = [require.resolve("typescript/bin/tsc"), "-p", __dirname, "--outDir", aside, "--pretty", "false"];
   const tsc = require("node:child_process").spawnSync(process.execPath, arguments_, { encoding: "utf8" });
@@ -42,6 +57,7 @@ function compile() {
     return `the program does not compile:\n${tsc.stdout}${tsc.stderr}${tsc.signal ?? ""}`.trimEnd();
   }
   for (const file of files.filter((name) => !name.endsWith(".ts"))) {
+    fs.mkdirSync(path.dirname(path.join(aside, file)), { recursive: true });
     fs.copyFileSync(path.join(__dirname, file), path.join(aside, file));
   }
   fs.writeFileSync(path.join(aside, path.basename(stamp)), now);

@@ -26,7 +26,7 @@ export default {
   clearTextReporter: { allowColor: false, logTests: false, reportTests: false },
   jsonReporter: { fileName: ".cache/mutation/report.json" },
   tempDirName: ".cache/mutation/tmp",
-  ignorePatterns: ["dist", "dist.*", ".cache", "coverage"],
+  ignorePatterns: ["dist", ".dist.*.new", ".cache", "coverage"],
   concurrency: 2,
   maxTestRunnerReuse: 20, // Jest keeps something of every run, and the collector takes ever longer
 };

@@ -1,5 +1,14 @@
 import { execFileSync, spawnSync } from "node:child_process";
-import { copyFileSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import {
+  copyFileSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  rmSync,
+  symlinkSync,
+  utimesSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 
@@ -46,6 +55,37 @@ test("a change of any source is compiled, and nothing is compiled twice", () => 
   mkdirSync(join(project, "node_modules"));
   symlinkSync(join(process.cwd(), "node_modules/@pulumi"), join(project, "node_modules/@pulumi"));
   expect(run()).toBe("993\n");
+});
+
+test("a dist that Git tracks is refused, though its stamp is right, and runs again when it is taken out", () => {
+  write("index.ts", "console.log(993);");
+  expect(run()).toBe("993\n");
+  write("dist/index.js", 'console.log("not in the sources");');
+  expect(run()).toBe("not in the sources\n"); // as whoever can write to it may
+  // Nothing of a Git that runs these tests from a hook.
+  const options = { cwd: project, env: { PATH: process.env.PATH, HOME: project } };
+  const git = (...args: string[]) => execFileSync("git", args, options);
+  git("init", "--quiet");
+  expect(run()).toBe("not in the sources\n");
+  git("add", "dist");
+  expect(() => run()).toThrow(/dist\/ is tracked by Git, and would run in place of the sources/);
+  const { status, stderr } = compile();
+  expect(status).toBe(1);
+  execFileSync("sh", ["-c", stderr.trim().split("\n").at(-1)!], options);
+  expect(run()).toBe("993\n");
+});
+
+test("what interrupted runs have left is deleted, and nothing else beside dist", () => {
+  write("index.ts", "console.log(993);");
+  const day = new Date(Date.now() - 86_400_000);
+  const others = ["dist.backup", "dist.1", ".dist", ".dist.new", ".dist.1.new.old", ".dist.mine.new"];
+  for (const folder of [...others, ".dist.1.new", ".dist.2.new"]) mkdirSync(join(project, folder));
+  for (const file of ["dist.tar.gz", ".dist.3.new"]) write(file, "");
+  for (const name of [...others, ".dist.1.new", "dist.tar.gz", ".dist.3.new"])
+    utimesSync(join(project, name), day, day);
+  expect(run()).toBe("993\n");
+  const left = readdirSync(project).filter((name) => name.includes("dist"));
+  expect(left.sort()).toEqual(["dist", "dist.tar.gz", ".dist.2.new", ".dist.3.new", ...others].sort());
 });
 
 test("what the SDK loads only on demand is not loaded, and works when it is asked for", () => {
