@@ -30,6 +30,8 @@ programs() {
   cat <<'EOF'
 ip iproute2
 iptables iptables
+nft nftables
+ipset ipset
 sshd openssh-server
 ssh-keygen openssh-client
 sudo sudo
@@ -66,6 +68,7 @@ node_modules() {
   [ "$(node -p 'process.versions.node.split(".")[0]' 2>/dev/null || echo 0)" -ge 20 ] ||
     fail "Node.js 20 or newer is needed; see https://nodejs.org"
   [ package-lock.json -nt node_modules/.package-lock.json ] || return 0
+  [ ! -L node_modules ] || fail "node_modules is a symbolic link, and npm ci would empty the folder that it leads to"
   say "installing npm packages (npm ci)"
   try 3 npm ci --no-audit --no-fund --loglevel=error
   touch node_modules/.package-lock.json

@@ -54,6 +54,27 @@ function ssh(user: string, to: MailHost, command: string, hostKey = to.hostKey):
 }
 
 describe("a fresh host", () => {
+  test("has none of the firewalls that the machine has", async () => {
+    // The sandbox has a mount namespace of its own: the machine does not see this.
+    const files = ["mail-firewall/rules.v4", "ufw/ufw.conf", "nftables.conf", "ppp/ip-up.d/mail-firewall", "rc.local"];
+    const make = files
+      .map((file) => `mkdir -p "$(dirname /etc/${file})" && echo ENABLED=yes >/etc/${file}`)
+      .join(" && ");
+    const folder = join(tmpdir(), "machine");
+    const overlay = `mkdir -p ${folder}/upper ${folder}/work && mount -t overlay -o lowerdir=/etc,upperdir=${folder}/upper,workdir=${folder}/work machine /etc`;
+    expect(await execute("sh", ["-c", `${overlay} && ${make}`])).toMatchObject({ code: 0, stderr: "" });
+    try {
+      const fresh = await startMailHost();
+      try {
+        expect((await fresh.run(`cd /etc && ls -d ${files.join(" ")}`)).stdout).toBe("");
+      } finally {
+        await fresh.close();
+      }
+    } finally {
+      expect(await execute("umount", ["--lazy", "/etc"])).toMatchObject({ code: 0 });
+    }
+  });
+
   test("answers on every port, over both families", async () => {
     const probes = everyPort();
     expect(probes).toHaveLength(2 * (1 + defaultListen.tcp.length + defaultListen.udp.length));

@@ -19,7 +19,7 @@ export interface MailHost {
   readonly pid: number;
   /** As root inside, via nsenter, without SSH. */
   run(command: string, stdin?: string): Promise<Result>;
-  /** The filter table in `iptables-save` form, without comment lines, packet counters zero. */
+  /** All tables in `iptables-save` form, without comment lines, packet counters zero. */
   save(family: 4 | 6): Promise<string>;
   /** TCP connections that sshd has seen so far: a probe of its port is one too. */
   connections(): number;
@@ -252,6 +252,9 @@ for dir in etc usr var; do
   mount -t overlay -o "lowerdir=$lower,upperdir=/run/$dir/upper,workdir=/run/$dir/work" "host-$dir" "/$dir"
 done
 mount -t tmpfs -o mode=755 host /run # hides the overlays' own folders
+# The machine may have firewalls of its own, ours among them. A host has none.
+rm -rf /etc/mail-firewall /usr/local/sbin/mail-firewall /etc/systemd/system/mail-firewall* /etc/rc.local /etc/ufw /etc/default/ufw \
+  /etc/nftables.conf /etc/firewalld /etc/fail2ban /etc/ppp /etc/NetworkManager /etc/networkd-dispatcher
 mount -t tmpfs -o mode=1777 host /tmp
 mount -t tmpfs -o mode=700 host /root
 mount -t tmpfs -o mode=755 host /home
@@ -346,13 +349,20 @@ export function takeNumber(): Place {
   throw new Error("254 mail hosts are running: close some");
 }
 
-/** A host's `save`, by its `run`. */
+/**
+ * A host's `save`, by its `run`: the tables by name, without those that hold nothing. Whoever has once loaded a table leaves it there.
+ */
 export const saver =
   (run: MailHost["run"]): MailHost["save"] =>
   async (family) => {
-    const { code, stdout, stderr } = await run(`${family === 4 ? "iptables" : "ip6tables"}-save -t filter`);
+    const { code, stdout, stderr } = await run(`${family === 4 ? "iptables" : "ip6tables"}-save`);
     if (code !== 0) throw new Error(`iptables-save: ${stderr}`);
-    return stdout.replace(/^#.*\n/gm, "").replace(/^(:.*) \[\d+:\d+\]$/gm, "$1 [0:0]");
+    const tables = stdout
+      .replace(/^#.*\n/gm, "")
+      .replace(/^(:.*) \[\d+:\d+\]$/gm, "$1 [0:0]")
+      .split(/(?<=^COMMIT\n)/m)
+      .filter((table) => !/^\*\w+\n(:[A-Z]+ ACCEPT \[0:0\]\n)*COMMIT\n$/.test(table));
+    return tables.sort().join("");
   };
 
 export async function startMailHost(options: MailHostOptions = {}): Promise<MailHost> {
