@@ -48,10 +48,11 @@ lint: setup ## formatting, lint, types, shellcheck, and whether docs/api.md is w
 	npx tsc -p . --noEmit --incremental --tsBuildInfoFile .cache/tsc.program; \
 	npx tsc -p test --incremental --tsBuildInfoFile .cache/tsc.test; \
 	wait $$eslint
-	@shellcheck components/host/mail-firewall.sh test/sandbox/enter.sh tools/*.sh .ci/run
+	@node -p 'require("./dist/components/host/script.js").scriptText' >.cache/mail-firewall.sh
+	@shellcheck .cache/mail-firewall.sh test/sandbox/enter.sh tools/*.sh .ci/run
 
 # What takes long and reads nothing but these runs again when one of them has changed.
-linted := $(shell find . \( -name node_modules -o -name .cache -o -name 'dist*' -o -name .git \) -prune -o \
+linted := $(shell find . \( -name node_modules -o -name .cache -o -name dist -o -name '.dist.*.new' -o -name .git \) -prune -o \
 	-type f \( -name '*.ts' -o -name '*.?js' -o -name '*.js' -o -name '*.json' \) -print)
 
 .cache/eslint.ok: $(linted)
@@ -72,4 +73,4 @@ status: ## ask the hosts of STACK=… how they differ from what was deployed; ch
 	@. .cache/program-env.sh; node dist/cli/main.js status $(if $(STACK),--stack $(STACK)) $(if $(JSON),--json)
 
 clean: ## remove what was built in this checkout
-	rm -rf dist dist.* .cache coverage node_modules
+	rm -rf dist .dist.*.new .cache coverage node_modules

@@ -1,6 +1,6 @@
 import { parseGroupRules, reach as cloudReach } from "./cloud/reach";
 import { defaultSettings } from "./host/hostOptions";
-import { parseRuleset, reach as hostReach, type Arrival, type Reach } from "./host/reach";
+import { admitted, parseRuleset, type Arrival, type Reach } from "./host/reach";
 import { residue } from "./host/residue";
 import type { Family } from "./policy/cidr";
 import { lines, without, type Region } from "./policy/regions";
@@ -41,7 +41,7 @@ export function compareLive(live: Live): string[] {
       surely: reach.surely.filter((region) => region.family === family),
       perhaps: reach.perhaps.filter((region) => region.family === family),
     });
-    return compare(hostReach(parseRuleset(text, family), "INPUT", arrival), ours(group), ["the host", "the group"]);
+    return compare(admitted(parseRuleset(text, family), arrival), ours(group), ["the host", "the group"]);
   });
 }
 

@@ -1,6 +1,6 @@
 import { reach as cloudReach, type CloudRule } from "./cloud/reach";
 import { addressesOf, type HostSettings } from "./host/hostOptions";
-import { judge, parseRuleset, type Arrival, type Fate } from "./host/reach";
+import { boundariesOf, judge, parseRuleset, type Arrival, type Fate, type Table } from "./host/reach";
 import { residue } from "./host/residue";
 import { parseAddress, type Cidr, type Family } from "./policy/cidr";
 import type { Rule } from "./policy/policy";
@@ -66,21 +66,25 @@ function differences(twins: Twins, family: Family, group: readonly Region[]): st
   const ruleset = parseRuleset(twins.rulesets[family], family);
   const regions = regionsOf(twins, family, group);
   // Each of these cells is wholly admitted by the host or not at all, and so by the group, and so declared.
-  const partition = [...cells([...ruleset.boundaries, ...Object.values(regions).flat()])];
+  const hooks = (Object.keys(places) as Chain[]).map((chain) => [places[chain].table, chain] as const);
+  const partition = [...cells([...boundariesOf(ruleset, hooks), ...Object.values(regions).flat()])];
   const sets = Object.fromEntries(
     Object.entries(regions).map(([name, those]) => [
       name,
       partition.map((cell) => those.some((region) => holds(region, cell))),
     ]),
   ) as unknown as Sets;
-  const conditions = residue(twins.settings)["neighbour discovery and DHCP"]?.perhaps ?? [];
-  return arrivals(twins, family, sets).flatMap(({ name, chain, arrival, surely, perhaps = surely }) => {
-    const fate = judge(ruleset, chain, arrival);
+  const link = residue(twins.settings)["neighbour discovery and DHCP"];
+  const conditions = [...(link?.perhaps ?? []), ...(link?.byBroadcast ?? [])];
+  return arrivals(twins, family, sets).flatMap(({ name, chain, arrival, surely, perhaps = surely, only }) => {
+    const { table, ends } = places[chain];
+    const fate = judge(ruleset, table, chain, arrival);
     const found = new Map<string, Region[]>();
     partition.forEach((cell, i) => {
+      if (only && !only[i]) return;
       const declared = conditions.filter(({ region }) => holds(region, cell)).map(({ when }) => when);
       const wanted = surely[i] ? [] : perhaps[i] ? declared : undefined;
-      const kind = difference(fate(cell), wanted, ends[chain]);
+      const kind = difference(fate(cell), wanted, ends);
       if (kind) found.set(kind, [...(found.get(kind) ?? []), cell]);
     });
     return [...found].flatMap(([kind, those]) => lines(those).map((line) => `IPv${family}, ${name}: ${kind} ${line}`));
@@ -90,13 +94,14 @@ function differences(twins: Twins, family: Family, group: readonly Region[]): st
 type End = "accept" | "drop" | "back";
 
 /**
- * What admitting a packet is, and what not. Nothing comes back from the chain to the host. To a container it is RETURN that admits, for
- * after it others are still asked; and what goes out is not ours to drop.
+ * Where our chains stand, and what admitting a packet is there, and what not. In `mangle` it is RETURN that admits, for after it others
+ * are still asked. What `filter` accepts has been judged before; what goes out is not ours to drop.
  */
-const ends: Readonly<Record<Chain, readonly [End, End]>> = {
-  "MAILFW-IN": ["accept", "drop"],
-  "MAILFW-FWD": ["back", "drop"],
-  "MAILFW-OUT": ["accept", "back"],
+const places: Readonly<Record<Chain, { table: Table; ends: readonly [End, End] }>> = {
+  "MAILFW-IN": { table: "mangle", ends: ["back", "drop"] },
+  "MAILFW-FWD": { table: "mangle", ends: ["back", "drop"] },
+  "MAILFW-ACCEPT": { table: "filter", ends: ["accept", "drop"] },
+  "MAILFW-OUT": { table: "filter", ends: ["accept", "back"] },
 };
 
 /** @param wanted on which conditions a packet must get through, none if in any case; undefined: it must not. */
@@ -127,12 +132,18 @@ function regionsOf({ settings, sshPorts }: Twins, family: Family, group: readonl
     icmp: [{ ...all, protocols: protocol(family === 4 ? "icmp" : "icmpv6") }],
     link: ours(link?.regions),
     linkPerhaps: ours(link?.perhaps?.map(({ region }) => region)),
+    byBroadcast: ours(link?.byBroadcast?.map(({ region }) => region)),
+    misleading: ours(declared["misleading ICMP"]?.regions),
+    ported: [
+      { ...all, protocols: protocol("tcp") },
+      { ...all, protocols: protocol("udp") },
+    ],
     trusted: ours(declared["trusted networks"]?.regions),
     spoofed: ours(declared["invalid or spoofed packets"]?.regions),
   };
 }
 
-type Chain = "MAILFW-IN" | "MAILFW-FWD" | "MAILFW-OUT";
+type Chain = "MAILFW-IN" | "MAILFW-FWD" | "MAILFW-ACCEPT" | "MAILFW-OUT";
 
 /** Of each cell, whether it is in. */
 type Bits = readonly boolean[];
@@ -150,12 +161,15 @@ interface Expectation {
   readonly surely: Bits;
   /** Defaults to `surely`. */
   readonly perhaps?: Bits;
+  /** The packets that can come so; by default all. */
+  readonly only?: Bits;
 }
 
 /** Every way that makes a difference to our rules. */
 function arrivals({ settings }: Twins, family: Family, sets: Sets): Expectation[] {
-  const { all, trusted, spoofed } = sets;
+  const { all, trusted } = sets;
   const none = less(all, all);
+  const never = or(sets.spoofed, sets.misleading);
   const ssh = and(sets.admitted, sets.sshPorts);
   const icmp = and(sets.admitted, sets.icmp);
   const services = less(sets.admitted, or(ssh, icmp));
@@ -166,17 +180,26 @@ function arrivals({ settings }: Twins, family: Family, sets: Sets): Expectation[
   // From the outside a trusted network is forged, where it is known which side that is.
   const [fromOutside, forged] = named ? [none, trusted] : [trusted, none];
   const elsewhere = parseAddress(family === 4 ? "0.0.0.0" : "::") as Cidr; // an address that no host has
+  const broadcast = parseAddress(family === 4 ? "255.255.255.255" : "ff02::1") as Cidr;
   const addresses = addressesOf(settings, family);
-  const places = addresses ?? [elsewhere];
+  const asked = addresses ?? [elsewhere];
 
-  const packet: Arrival = { in: outside, state: "NEW", local: true, to: places[0] ?? elsewhere };
+  const packet: Arrival = { in: outside, state: "NEW", local: true, to: asked[0] ?? elsewhere };
   // To the host. Whatever else is configured, SSH comes first; then what is spoofed is dropped.
-  const input = (name: string, more: Partial<Arrival>, admitted: Bits): Expectation => ({
+  const input = (name: string, more: Partial<Arrival>, admitted: Bits, also = none): Expectation => ({
     name,
     chain: "MAILFW-IN",
     arrival: { ...packet, ...more },
-    surely: or(ssh, less(or(icmp, sets.link, admitted), spoofed)),
-    perhaps: or(ssh, less(or(icmp, sets.link, sets.linkPerhaps, admitted), spoofed)),
+    surely: or(ssh, less(or(icmp, sets.link, admitted), never)),
+    perhaps: or(ssh, less(or(icmp, sets.link, sets.linkPerhaps, also, admitted), never)),
+  });
+  // To the host by a redirect, from whatever port and address the client asked for: to a port that nobody names here.
+  const redirected = (name: string, more: Partial<Arrival>, admitted: Bits): Expectation => ({
+    name,
+    chain: "MAILFW-IN",
+    arrival: { ...packet, published: true, now: { address: elsewhere, port: 1 }, ...more },
+    surely: less(admitted, never),
+    only: sets.ported,
   });
   // To containers.
   const forward = (name: string, more: Partial<Arrival>, admitted: Bits): Expectation => ({
@@ -186,13 +209,15 @@ function arrivals({ settings }: Twins, family: Family, sets: Sets): Expectation[
     surely: or(ssh, admitted),
   });
   return [
-    ...places.flatMap((to) => [
+    ...asked.flatMap((to) => [
       input("new connections", { to }, or(fromOutside, less(services, forged))),
+      redirected("new connections to redirected ports", { to }, or(fromOutside, less(services, forged))),
       forward("new connections to published ports", { to, published: true }, or(fromOutside, services)),
     ]),
     ...(addresses
       ? [
           input("new connections to other addresses", { to: elsewhere }, fromOutside),
+          redirected("new connections to ports redirected elsewhere", { to: elsewhere }, fromOutside),
           forward("new connections to ports published elsewhere", { to: elsewhere, published: true }, fromOutside),
         ]
       : []),
@@ -202,7 +227,7 @@ function arrivals({ settings }: Twins, family: Family, sets: Sets): Expectation[
           forward("new connections through other interfaces to published ports", { in: "", published: true }, trusted),
         ]
       : []),
-    ...["docker0", "br-0"].flatMap((bridge) => [
+    ...["docker0", "br-0", "podman1", "cni0", "lxdbr0", "incusbr0"].flatMap((bridge) => [
       forward(
         `new connections straight to ${bridge}`,
         { out: bridge },
@@ -230,8 +255,10 @@ function arrivals({ settings }: Twins, family: Family, sets: Sets): Expectation[
     ]),
     input("INVALID packets", { state: "INVALID" }, fromOutside),
     input("untracked packets", { state: "UNTRACKED" }, fromOutside),
-    input("broadcast and multicast", { local: false }, fromOutside),
+    input("multicast", { local: false }, fromOutside),
+    input("broadcast", { local: false, to: broadcast }, fromOutside, sets.byBroadcast),
     { name: "loopback", chain: "MAILFW-IN", arrival: { ...packet, in: "lo" }, surely: all },
+    { name: "what was judged before", chain: "MAILFW-ACCEPT", arrival: packet, surely: all },
     // Of what goes out, only sshd's answers are ours to decide; the rest comes back from our chain.
     {
       name: "answers of sshd",

@@ -1,6 +1,3 @@
-import { readFileSync } from "node:fs";
-import { join } from "node:path";
-
 import { Command } from "@pulumi/command/remote/command";
 import * as pulumi from "@pulumi/pulumi";
 
@@ -8,12 +5,12 @@ import { hostOnlyBeside, policyInputs, warn } from "../declared";
 import { Faults, report } from "../policy/faults";
 import { policyKeys, readPolicy, rules, type Policy, type PolicyArgs } from "../policy/policy";
 import { speak } from "../spoken";
+import { applied, confirmed, said } from "./answers";
 import { connection, connectionWarnings } from "./connection";
 import { checkReachable, hostKeys, instanceWord, readHost, type HostArgs } from "./hostArgs";
 import { defaultSettings, hostWarnings, readHostOptions, type HostSettings } from "./hostOptions";
 import { fitsOwner, rulesets } from "./ruleset";
-
-const scriptText = readFileSync(join(__dirname, "mail-firewall.sh"), "utf8");
+import { scriptText } from "./script";
 
 /** The arguments of a {@link HostFirewall}. */
 export interface HostFirewallArgs extends PolicyArgs, HostArgs {}
@@ -43,7 +40,8 @@ export class HostFirewall extends pulumi.ComponentResource {
     for (const warning of connectionWarnings(name, args)) void pulumi.log.warn(warning, this);
 
     const isRoot = (args.user ?? "root") === "root";
-    const script = `${isRoot ? "" : "sudo -n "}${scriptPath}`;
+    const sudo = isRoot ? "" : "sudo -n ";
+    const script = `${sudo}${scriptPath}`;
     const remote = {
       connection: connection(args, settings.rollbackSeconds),
       addPreviousOutputInEnv: false,
@@ -57,7 +55,7 @@ export class HostFirewall extends pulumi.ComponentResource {
       {
         ...remote,
         create: onInstance(args, `${isRoot ? "" : asRoot}sh -c '${installScript}'`),
-        delete: `${script} uninstall`,
+        delete: `${sudo}${ifInstalled("uninstall")}`,
         stdin: scriptText,
       },
       options,
@@ -67,28 +65,36 @@ export class HostFirewall extends pulumi.ComponentResource {
       {
         ...remote,
         create: onInstance(args, [script, "apply", ...applyOptions(settings)].join(" "), "--instance"),
-        delete: `${script} remove --owned`,
+        delete: `${sudo}${ifInstalled("remove --owned")}`,
         stdin: rulesets(rules(policy), ownerOf(name), settings),
       },
       // Otherwise the old command's `delete` would take away what the new one has just loaded.
       { ...options, dependsOn: install, deleteBeforeReplace: true },
     );
+    const where = `${args.user ?? "root"}@${typeof args.host === "string" ? args.host : name}`;
+    const told = (done: pulumi.Output<string>, ...forms: RegExp[]) =>
+      done.apply((text) => {
+        const answer = said(text, forms, where, name);
+        if (answer instanceof Error) throw new pulumi.RunError(answer.message);
+        return answer;
+      });
+    const token = told(apply.stdout, applied);
     // A new connection, through the new rules: the only proof that they let one in. Without it the host goes back by itself.
-    const confirm = new Command(
-      `${name}-confirm`,
-      { ...remote, create: `${script} confirm`, stdin: apply.stdout },
-      options,
-    );
+    const confirm = new Command(`${name}-confirm`, { ...remote, create: `${script} confirm`, stdin: token }, options);
     // Where the host had gone back before it could be confirmed, as after an interrupted `up`, confirm applies again, and only
     // one more new connection can confirm that. Otherwise confirm says nothing but `confirmed`, and this one has nothing to do;
     // a preview, which cannot know what it will say, would show a change each time.
     const reconfirm = new Command(
       `${name}-reconfirm`,
-      { ...remote, create: `${script} confirm --again`, stdin: confirm.stdout },
+      {
+        ...remote,
+        create: `${script} confirm --again`,
+        stdin: told(confirm.stdout, confirmed, applied),
+      },
       { ...options, ignoreChanges: pulumi.runtime.isDryRun() ? ["stdin"] : [] },
     );
 
-    this.status = pulumi.interpolate`${reconfirm.stdout} ${apply.stdout.apply(fingerprint)}`;
+    this.status = pulumi.interpolate`${told(reconfirm.stdout, confirmed)} ${token.apply(fingerprint)}`;
     const hostOnly = hostOnlyBeside(name, settings, policy, opts);
     this.exposure = exposure && pulumi.output(exposure);
     this.hostOnly = hostOnly && pulumi.output(hostOnly);
@@ -103,11 +109,15 @@ export class HostFirewall extends pulumi.ComponentResource {
 
 const scriptPath = "/usr/local/sbin/mail-firewall";
 
-// For the first command that needs root. sudo says "a password is required" whatever it misses; what is missing is said only
-// where even the smallest command fails.
+/** A verb of the script, which whoever never got it need not run. */
+const ifInstalled = (verb: string) => `sh -c 'test ! -e ${scriptPath} || exec ${scriptPath} ${verb}'`;
+
+// For the first command that needs root. sudo says "a password is required" whatever it misses, so that the line for sudoers is added;
+// but not where it names another cause.
 const asRoot =
-  `sh -c 'sudo -n "$@" || { c=$?; sudo -n sh -c : 2>/dev/null || echo "mail-firewall: $(id -un) needs sudo without a password; ` +
-  `add to sudoers (visudo): $(id -un) ALL=(root) NOPASSWD: /bin/sh, ${scriptPath}" >&2; exit $c; }' - `;
+  `sh -c 'sudo -n "$@" || { c=$?; case $(LC_ALL=C sudo -n sh -c : 2>&1) in *password*|*sudoers*|*"not allowed"*|*"may not run"*) ` +
+  `echo "mail-firewall: $(id -un) needs sudo without a password; add to sudoers (visudo): ` +
+  `$(id -un) ALL=(root) NOPASSWD: /bin/sh, ${scriptPath}" >&2; esac; exit $c; }' - `;
 
 // The last line proves that the script arrived whole; the rename, that nobody ever runs half of it.
 const installScript = [

@@ -29,8 +29,10 @@ export interface Arrival {
   readonly local: boolean;
   /** The address that it was sent to, as the network of it alone. Undefined: unknown. */
   readonly to?: Cidr | undefined;
-  /** Whether its destination has been turned around, to the port of a container. Ports are those that were asked for. */
+  /** Whether NAT has given it another destination, such as the port of a container. Ports are those that the client asked for. */
   readonly published?: boolean;
+  /** With `published`: the destination that it has now. Undefined: unknown. */
+  readonly now?: { readonly address: Cidr; readonly port: number } | undefined;
   /** Whether it is the answer of a service: then its ports are those of the service, and its addresses those of the client. */
   readonly answer?: boolean;
 }
@@ -46,6 +48,7 @@ export interface Reach {
 type Answer = boolean | undefined;
 
 interface Rule {
+  readonly family: Family;
   readonly protocols: Match<number> | undefined;
   /** The ports that it goes to, or that its client asked for; or ICMP types. */
   readonly ports: Ports | undefined;
@@ -75,39 +78,89 @@ interface Match<T> {
   readonly negated: boolean;
 }
 
-/** The chains of the table `filter` of one family. */
+export type Table = "raw" | "mangle" | "nat" | "filter" | "security";
+
+interface Chain {
+  /** `ACCEPT` or `DROP`; `-` where another chain must call this one. */
+  readonly policy: string;
+  readonly rules: readonly Rule[];
+}
+
+type Chains = ReadonlyMap<string, Chain>;
+
+/** The rules of one family, by table and chain. */
 export interface Ruleset {
   readonly family: Family;
-  readonly chains: ReadonlyMap<string, { readonly policy: string; readonly rules: readonly Rule[] }>;
-  /** At their boundaries, and nowhere else, the rules may tell packets apart. */
-  readonly boundaries: readonly Region[];
+  readonly tables: ReadonlyMap<string, Chains>;
 }
 
 /**
- * Reads the table `filter` in an `iptables-save` or `ip6tables-save` text, anybody's rules included. A match that is not known
- * here is one of which nobody knows whether it holds, so that nothing is taken for open or shut that may be otherwise.
+ * Reads an `iptables-save` or `ip6tables-save` text, anybody's rules included. A match that is not known here is one of which nobody
+ * knows whether it holds, so that nothing is taken for open or shut that may be otherwise. The text of a host without rules is empty.
  *
- * @throws an Error that names the line which is not of that form.
+ * @throws an Error that names the line which is not of that form, or the table that iptables-save cannot show.
  */
 export function parseRuleset(text: string, family: Family): Ruleset {
-  const chains = new Map<string, { policy: string; rules: Rule[] }>();
-  let table = "";
-  text.split("\n").forEach((line, i) => {
-    if (line.startsWith("*")) table = line.slice(1).trim();
-    if (table !== "filter" || /^\s*(#|$|\*|COMMIT)/.test(line)) return;
+  const tables = new Map<string, Map<string, { policy: string; rules: Rule[] }>>();
+  let chains: Map<string, { policy: string; rules: Rule[] }> | undefined;
+  for (const { line, number } of logicalLines(text)) {
+    const incompatible = /^# Table [`'"]?(\w+)'? is incompatible/.exec(line);
+    if (incompatible) {
+      throw new Error(
+        `line ${number}: the table ${incompatible[1]} holds rules of nft's own, which iptables-save cannot show`,
+      );
+    }
+    if (/^\s*(#|$|COMMIT)/.test(line)) continue;
+    if (line.startsWith("*")) {
+      const name = line.slice(1).trim();
+      if (tables.has(name))
+        throw new Error(`line ${number}: the table ${name} a second time; these are the rules of two hosts`);
+      chains = new Map<string, { policy: string; rules: Rule[] }>();
+      tables.set(name, chains);
+      continue;
+    }
     const declared = /^:(\S+) (\S+)/.exec(line);
-    if (declared) {
+    if (declared && chains) {
       chains.set(declared[1]!, { policy: declared[2]!, rules: [] });
-      return;
+      continue;
     }
     const [append, chain, ...words] = tokens(line.replace(/^\[\d+:\d+\] /, ""));
-    const found = append === "-A" && chain !== undefined ? chains.get(chain) : undefined;
-    if (!found) throw new Error(`line ${i + 1} is not one of iptables-save: ${line}`);
+    const found = append === "-A" && chain !== undefined ? chains?.get(chain) : undefined;
+    if (!found) throw new Error(`line ${number} is not one of iptables-save: ${line}`);
     found.rules.push(parseRule(words, family));
+  }
+  return { family, tables };
+}
+
+/** Lines, but for those that end inside of a quoted comment: they go on in the next. */
+function logicalLines(text: string): { line: string; number: number }[] {
+  const found: { line: string; number: number }[] = [];
+  let open = false;
+  text.split("\n").forEach((line, i) => {
+    if (open) found.at(-1)!.line += `\n${line}`;
+    else found.push({ line, number: i + 1 });
+    if (!line.startsWith("#")) open = open !== (line.replace(/\\./g, "").split('"').length % 2 === 0);
   });
-  if (chains.size === 0) throw new Error('there is no table "filter"; this is no output of iptables-save');
-  const rules = [...chains.values()].flatMap((chain) => chain.rules);
-  return { family, chains, boundaries: [everything(family), ...rules.flatMap((rule) => boundaries(rule, family))] };
+  return found;
+}
+
+/** Everything, and the regions at whose boundaries, and nowhere else, what some chains lead to may tell packets apart. */
+export function boundariesOf({ family, tables }: Ruleset, hooks: readonly (readonly [Table, string])[]): Region[] {
+  const found: Region[] = [everything(family)];
+  for (const [table, hook] of hooks) {
+    const chains: Chains = tables.get(table) ?? new Map();
+    const reached = new Set<string>();
+    const queue = [hook];
+    for (let name = queue.pop(); name !== undefined; name = queue.pop()) {
+      if (reached.has(name)) continue;
+      reached.add(name);
+      for (const rule of chains.get(name)?.rules ?? []) {
+        found.push(...boundaries(rule, family));
+        if (rule.target !== undefined && chains.has(rule.target)) queue.push(rule.target);
+      }
+    }
+  }
+  return found;
 }
 
 /** Words of a line as the shell's `read` would split it: iptables-save quotes and escapes comments. */
@@ -125,9 +178,14 @@ function parseRule(words: readonly string[], family: Family): Rule {
   const asks: Ask[] = [];
   for (let i = 0; i < words.length;) {
     const start = i;
-    const negated = words[i] === "!";
+    let negated = words[i] === "!";
     if (negated) i++;
     const option = words[i++]!;
+    // As iptables before 1.4 wrote it.
+    if (words[i] === "!" && arity[option] === 1) {
+      negated = !negated;
+      i++;
+    }
     const values = words.slice(i, i + (arity[option] ?? valuesOf(words.slice(i))));
     i += values.length;
     const value = values[0] ?? "";
@@ -139,7 +197,9 @@ function parseRule(words: readonly string[], family: Family): Rule {
     if (option === "-j" || option === "-g") {
       target = value;
       final = option === "-g";
-      break; // what follows belongs to the target
+      // What follows belongs to the target; iptables-save prints no match there, but takes one.
+      if (words.slice(i).some((word) => ["!", "-p", "-s", "-d", "-i", "-o", "-m"].includes(word))) unknown();
+      break;
     } else if (option === "-p") {
       const spans = protocolsOf(value);
       if (spans) protocols = { spans, negated };
@@ -157,12 +217,11 @@ function parseRule(words: readonly string[], family: Family): Rule {
     } else if (["--dport", "--dports", "--sport", "--sports", "--ctorigdstport"].includes(option)) {
       const spans = value.split(",").map(portsOf);
       const isSource = option.startsWith("--sport");
-      if (spans.includes(undefined) || (isSource ? sourcePorts : ports)) unknown();
+      if (spans.includes(undefined) || (isSource ? sourcePorts : ports) || !protocols) unknown();
       else {
         const found = { spans: spans as Span<number>[], negated, text };
         if (isSource) sourcePorts = found;
         else ports = found;
-        protocols ??= { spans: [protocol("tcp"), protocol("udp")], negated: false };
       }
     } else if (option === "--icmp-type" || option === "--icmpv6-type") {
       const [, type, code] = /^(\d+)(?:\/(\d+))?$/.exec(value) ?? [];
@@ -176,7 +235,15 @@ function parseRule(words: readonly string[], family: Family): Rule {
         return states.includes("SNAT") ? undefined : false;
       });
     } else if (option === "--dst-type") {
-      ask(({ local }) => (value === "LOCAL" ? local : local ? false : undefined));
+      const types = value.split(",");
+      // Over IPv6, a local address is a unicast one as well.
+      const others = types.filter((type) => type !== "LOCAL" && (family === 4 || type !== "UNICAST"));
+      ask(({ local }) => {
+        if (local && types.includes("LOCAL")) return true;
+        return (local ? others.length === types.length : others.length === 0 && types.includes("LOCAL"))
+          ? false
+          : undefined;
+      });
     } else if (option === "--tcp-flags" && values.join(" ") === "FIN,SYN,RST,ACK SYN") {
       ask(({ state }) => (state === "NEW" ? true : undefined)); // what begins a connection
     } else if (option === "-f") {
@@ -186,7 +253,7 @@ function parseRule(words: readonly string[], family: Family): Rule {
       if (!noQuestion.includes(value)) unknown();
     } else if (option !== "--comment") unknown();
   }
-  return { protocols, ports, sourcePorts, sources, destinations, asks, target, final };
+  return { family, protocols, ports, sourcePorts, sources, destinations, asks, target, final };
 }
 
 /** How many words belong to an option that is known here: a comment may be any word, "-j" too. */
@@ -253,8 +320,14 @@ function protocolsOf(text: string): Span<number>[] | undefined {
 }
 
 function networkOf(text: string, family: Family): Span<bigint> | undefined {
-  const cidr = parseCidr(text.includes("/") ? text : `${text}/${family === 4 ? 32 : 128}`);
-  return typeof cidr === "string" ? undefined : addressesOf(cidr);
+  const whole = text.includes("/") ? text : `${text}/${family === 4 ? 32 : 128}`;
+  // In a policy, IPv4-mapped addresses are a mistake; in rules they are networks like any.
+  const mapped = /^::ffff:([0-9.]+)\/(9[6-9]|1[01]\d|12[0-8])$/.exec(whole);
+  const cidr = parseCidr(mapped ? `${mapped[1]}/${Number(mapped[2]) - 96}` : whole);
+  if (typeof cidr === "string" || cidr.family !== (mapped ? 4 : family)) return undefined;
+  const [first, last] = addressesOf(cidr);
+  const base = mapped ? 0xffff_0000_0000n : 0n;
+  return [base + first, base + last];
 }
 
 function portsOf(text: string): Span<number> | undefined {
@@ -286,9 +359,16 @@ export interface Fate {
   accept: boolean;
   drop: boolean;
   back: boolean;
+  /** Whether NAT may give it another destination. */
+  turn: boolean;
   /** On what that depends, in the words of the rules; empty where it depends on nothing. */
-  readonly conditions: Set<string>;
+  readonly conditions: ReadonlySet<string>;
 }
+
+const none: ReadonlySet<string> = new Set();
+
+/** Targets of the table `nat` that give a packet another destination. */
+const turns = ["DNAT", "REDIRECT", "NETMAP"];
 
 /** Targets after which the next rule is asked. */
 const goesOn = [
@@ -311,59 +391,74 @@ const goesOn = [
 ];
 
 /**
- * What gets through a chain, as far as its own rules decide: what they hand back to whoever called it gets through too.
+ * What becomes of the packets of a cell in a chain of a table. A cell must lie on one side of each of its {@link boundariesOf}.
+ * A table that there is not, or a chain without rules, has nothing against anybody.
  *
- * @throws an Error where the ruleset has no such chain.
+ * @throws an Error where the chain leads back to itself.
  */
-export function reach(ruleset: Ruleset, chain: string, arrival: Arrival): Reach {
-  const fate = judge(ruleset, chain, arrival);
-  const judged = [...cells(ruleset.boundaries)].map((cell) => ({ cell, fate: fate(cell) }));
-  return {
-    surely: joined(judged.filter(({ fate }) => !fate.drop).map(({ cell }) => cell)),
-    perhaps: joined(judged.filter(({ fate }) => fate.accept || fate.back).map(({ cell }) => cell)),
+export function judge({ tables }: Ruleset, table: Table, chain: string, arrival: Arrival): (cell: Region) => Fate {
+  const chains: Chains = tables.get(table) ?? new Map();
+  // What does not depend on the packet is asked once, of the chains that a packet comes to.
+  const decided = new Map<string, ReturnType<typeof decide>>();
+  const rulesOf = (name: string) => {
+    let found = decided.get(name);
+    if (!found) decided.set(name, (found = chains.get(name)!.rules.flatMap((rule) => decide(rule, arrival))));
+    return found;
   };
-}
+  // However often a chain is called, the same becomes of a cell.
+  const known = new Map<string, Fate>();
+  const inside = new Set<string>();
+  return (cell) => {
+    if (!chains.has(chain)) return { accept: true, drop: false, back: false, turn: false, conditions: none };
+    known.clear();
+    inside.clear();
+    return walk(chain, cell);
+  };
 
-/** What becomes of the packets of a cell in a chain. A cell must lie on one side of each of the ruleset's boundaries. */
-export function judge(ruleset: Ruleset, chain: string, arrival: Arrival): (cell: Region) => Fate {
-  // What does not depend on the packet is asked once.
-  const decided = new Map(
-    [...ruleset.chains].map(([name, { policy, rules }]) => [
-      name,
-      { policy, rules: rules.flatMap((rule) => decide(rule, arrival)) },
-    ]),
-  );
-  const walk = (name: string, cell: Region, depth = 0): Fate => {
-    const found = decided.get(name);
-    if (!found) throw new Error(`there is no chain ${name}`);
-    if (depth > decided.size) throw new Error(`chain ${name} leads back to itself; no kernel takes that`);
-    const fate: Fate = { accept: false, drop: false, back: false, conditions: new Set() };
-    for (const { rule, ports, addresses, conditions } of found.rules) {
+  function walk(name: string, cell: Region): Fate {
+    const before = known.get(name);
+    if (before) return before;
+    if (inside.has(name)) throw new Error(`chain ${name} leads back to itself; no kernel takes that`);
+    inside.add(name);
+    const fate = through(name, cell);
+    inside.delete(name);
+    known.set(name, fate);
+    return fate;
+  }
+
+  function through(name: string, cell: Region): Fate {
+    const fate = { accept: false, drop: false, back: false, turn: false, conditions: none };
+    const depends = (conditions: Iterable<string>) => {
+      for (const condition of conditions) fate.conditions = new Set([...fate.conditions, condition]);
+    };
+    const { policy } = chains.get(name)!;
+    for (const { rule, ports, addresses, conditions } of rulesOf(name)) {
       const { protocols, target, final } = rule;
       if (!includes(protocols, cell.protocols) || !includes(ports, cell.ports) || !includes(addresses, cell.addresses))
         continue;
       if (target === undefined || goesOn.includes(target)) continue;
-      for (const condition of conditions) fate.conditions.add(condition);
+      depends(conditions);
       if (target === "ACCEPT") fate.accept = true;
       else if (target === "DROP" || target === "REJECT") fate.drop = true;
       else if (target === "RETURN") fate.back = true;
-      else if (decided.has(target)) {
-        const there = walk(target, cell, depth + 1);
+      else if (table === "nat" && turns.includes(target)) fate.turn = true;
+      else if (chains.has(target)) {
+        const there = walk(target, cell);
         fate.accept ||= there.accept;
         fate.drop ||= there.drop;
-        for (const condition of there.conditions) fate.conditions.add(condition);
+        fate.turn ||= there.turn;
+        depends(there.conditions);
         if (there.back && final) fate.back = true;
         if (there.back && !final) continue;
       } else {
         fate.accept = fate.drop = true; // nobody knows
-        fate.conditions.add(`-j ${target}`);
+        depends([`-j ${target}`]);
         continue;
       }
-      if (conditions.length === 0) return ended(fate, found.policy);
+      if (conditions.length === 0) return ended(fate, policy);
     }
-    return ended({ ...fate, back: true }, found.policy);
-  };
-  return (cell) => walk(chain, cell);
+    return ended({ ...fate, back: true }, policy);
+  }
 }
 
 /** Nobody has called a chain that has a policy: what would come back from it meets that. */
@@ -372,26 +467,90 @@ function ended(fate: Fate, policy: string): Fate {
   return { ...fate, back: false, [policy === "ACCEPT" ? "accept" : "drop"]: true };
 }
 
+/**
+ * What reaches a service of the host, or of a container on it, through all tables in the order in which a packet meets them
+ * (netfilter's priorities: raw, mangle, nat, filter, security).
+ */
+export function admitted(ruleset: Ruleset, arrival: Arrival): Reach {
+  const steps = (hook: string, tables: readonly Table[]) => tables.map((table) => [table, hook] as const);
+  const before = steps("PREROUTING", ["raw", "mangle", "nat"]);
+  const toHost = steps("INPUT", ["mangle", "filter", "security"]);
+  const onward = steps("FORWARD", ["mangle", "filter", "security"]);
+  const judges = (hooks: readonly (readonly [Table, string])[], how: Arrival) =>
+    hooks.map(([table, hook]) => judge(ruleset, table, hook, how));
+  const turned: Arrival = { ...arrival, published: true };
+  const [first, here, turnedHere, forwarded] = [
+    judges(before, arrival),
+    judges(toHost, arrival),
+    judges(toHost, turned),
+    judges(onward, { ...turned, local: false }),
+  ];
+  const along = (fates: readonly Fate[]) => ({
+    surely: fates.every(({ drop }) => !drop),
+    perhaps: fates.every(({ accept }) => accept),
+  });
+
+  const judged = [...cells(boundariesOf(ruleset, [...before, ...toHost, ...onward]))].map((cell) => {
+    const fates = first.map((one) => one(cell));
+    // In nat, nothing is dropped: what no rule turns around goes on as it is.
+    const { turn, accept } = fates[2]!;
+    const start = along([...fates.slice(0, 2)]);
+    const ways = [
+      ...(accept ? [along(here.map((one) => one(cell)))] : []),
+      ...(turn ? [turnedHere, forwarded].map((those) => along(those.map((one) => one(cell)))) : []),
+    ];
+    return {
+      cell,
+      surely: start.surely && ways.every(({ surely }) => surely),
+      perhaps: start.perhaps && ways.some(({ perhaps }) => perhaps),
+    };
+  });
+  return {
+    surely: joined(judged.filter(({ surely }) => surely).map(({ cell }) => cell)),
+    perhaps: joined(judged.filter(({ perhaps }) => perhaps).map(({ cell }) => cell)),
+  };
+}
+
 /** A rule that an arrival may meet, if it may, with what remains to be asked of the packet, and on which conditions. */
 function decide(rule: Rule, arrival: Arrival) {
-  const { to, state, published, answer } = arrival;
+  const { to, now, state, local, published, answer } = arrival;
   const [addresses, others] = answer ? [rule.destinations, rule.sources] : [rule.sources, rule.destinations];
   const [ports, unknownPorts] = answer ? [rule.sourcePorts, rule.ports] : [rule.ports, rule.sourcePorts];
   const asked = rule.asks.map(({ text, of }) => ({ text, answer: of(arrival) }));
   // Once a packet has been turned around, its destination is another.
+  const destination = published ? now?.address : to;
   if (others) {
-    asked.push({ text: "an address", answer: to && !published ? includes(others, [to.first, to.first]) : undefined });
+    asked.push({
+      text: "an address",
+      answer: destination
+        ? includes(others, [destination.first, destination.first])
+        : local && !others.negated && others.spans.every(([first]) => first >= groups[rule.family])
+          ? false
+          : undefined,
+    });
   }
   if (unknownPorts) asked.push({ text: unknownPorts.text, answer: undefined });
+  let asks = ports;
   if (ports?.text.includes("--ctorigdstport")) {
     // Behind a packet that is not tracked there is no connection to be asked.
     if (state === "UNTRACKED") asked.push({ text: ports.text, answer: false });
-  } else if (ports && published) asked.push({ text: ports.text, answer: undefined });
+  } else if (ports && published) {
+    asked.push({ text: ports.text, answer: now && includes(ports, [now.port, now.port]) });
+    if (now) asks = undefined; // it has been asked
+  }
   if (asked.some((one) => one.answer === false)) return [];
   return [
-    { rule, ports, addresses, conditions: asked.filter((one) => one.answer === undefined).map(({ text }) => text) },
+    {
+      rule,
+      ports: asks,
+      addresses,
+      conditions: asked.filter((one) => one.answer === undefined).map(({ text }) => text),
+    },
   ];
 }
+
+/** From here on, addresses are those of groups, of broadcasts, and reserved ones: no host has one. */
+const groups = { 4: 0xe000_0000n, 6: 0xff00n << 112n } as const;
 
 /** Regions at whose boundaries a rule may change its mind. */
 function boundaries({ protocols, ports, sourcePorts, sources, destinations }: Rule, family: Family): Region[] {

@@ -1,5 +1,5 @@
 import { parseCidr, type Cidr, type Family } from "../policy/cidr";
-import { addressesOf, allAddresses, allPorts, icmpPorts, protocol, type Region } from "../policy/regions";
+import { addressesOf, allAddresses, allPorts, everything, icmpPorts, protocol, type Region } from "../policy/regions";
 import type { HostSettings } from "./hostOptions";
 
 /** What a host enforces and a security group cannot say. */
@@ -9,16 +9,23 @@ export interface Residue {
   /** What the host refuses though the policy names it, or admits though it does not. */
   readonly regions?: readonly Region[];
   /** What it admits on a condition that no rule of a group could name, in the words of iptables. */
-  readonly perhaps?: readonly { readonly region: Region; readonly when: string }[];
+  readonly perhaps?: readonly Conditional[];
+  /** The same of what is sent by broadcast. */
+  readonly byBroadcast?: readonly Conditional[];
+}
+
+interface Conditional {
+  readonly region: Region;
+  readonly when: string;
 }
 
 /** The names of all residues. One that is not declared must not be there: `components/equivalence.ts` finds it. */
 export type ResidueName =
   | "loopback"
   | "invalid or spoofed packets"
+  | "misleading ICMP"
   | "neighbour discovery and DHCP"
   | "broadcast and multicast"
-  | "ident"
   | "logging"
   | "external interface"
   | "external address"
@@ -34,16 +41,21 @@ export function residue(settings: HostSettings): Partial<Record<ResidueName, Res
     loopback: { reason: "accepted: it never leaves the host" },
     "invalid or spoofed packets": {
       reason: "dropped: a security group knows no connection-tracking state INVALID, and no loopback",
-      regions: from("127.0.0.0/8", "::1/128"),
+      regions: [...from("127.0.0.0/8", "::1/128"), mapped],
+    },
+    "misleading ICMP": {
+      reason:
+        "dropped: redirects and source quench, which a security group admits with the connection that they are about",
+      regions: [
+        ...[4, 5].map((type) => ({ ...everything(4), protocols: protocol("icmp"), ports: icmpPorts(type) })),
+        { ...everything(6), protocols: protocol("icmpv6"), ports: icmpPorts(137) },
+      ],
     },
     "neighbour discovery and DHCP": {
-      reason: "accepted: security groups let them pass without a rule",
+      reason:
+        "accepted from neighbours, of DHCP over IPv4 only broadcasts: a VPC answers both itself, which no security group filters",
       regions: linkLocal([130, 131, 132, 143].map((type) => ["icmpv6", icmpPorts(type)])),
       perhaps: [
-        {
-          region: { family: 4, protocols: protocol("udp"), ports: [68, 68], addresses: allAddresses[4] },
-          when: "--sport 67",
-        },
         ...[133, 134, 135, 136].map((type) => ({
           region: {
             family: 6,
@@ -55,9 +67,9 @@ export function residue(settings: HostSettings): Partial<Record<ResidueName, Res
         })),
         ...linkLocal([["udp", [546, 546]]]).map((region) => ({ region, when: "--sport 547" })),
       ],
+      byBroadcast: [{ region: { ...everything(4), protocols: protocol("udp"), ports: [68, 68] }, when: "--sport 67" }],
     },
     "broadcast and multicast": { reason: "dropped: a VPC delivers neither to a service" },
-    ident: { reason: "tcp/113 is refused, up to 10 a second: a security group can only stay silent" },
     ...(logging !== "off" && { logging: { reason: `${logging} of the dropped packets: AWS has VPC flow logs` } }),
     ...(externalInterface && {
       "external interface": {
@@ -87,6 +99,9 @@ export function residue(settings: HostSettings): Partial<Record<ResidueName, Res
 export function hostOnly(settings: HostSettings): Record<string, string> {
   return Object.fromEntries(Object.entries(residue(settings)).map(([name, { reason }]) => [name, reason]));
 }
+
+/** IPv4-mapped addresses, of which no packet may come (RFC 6890); as a network they have no text here. */
+const mapped: Region = { ...everything(6), addresses: [0xffff_0000_0000n, 0xffff_ffff_ffffn] };
 
 /** All that comes from networks. */
 function from(...networks: string[]): Region[] {

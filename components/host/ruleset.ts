@@ -3,11 +3,13 @@ import type { Rule } from "../policy/policy";
 import { addressesOf, defaultSettings, isService, type HostSettings, type LogPort } from "./hostOptions";
 
 /**
- * Traffic to the host comes through `in`, traffic to the ports that containers publish through `forwarded`: Docker turns it
- * around to the container before it would come to INPUT. Both ask `open`, which gives back (RETURN) what the policy names, and
- * hands the rest to `drop`.
+ * `in` judges what ends at the host, `forwarded` what goes on to containers. Both stand in the table `mangle`: in netfilter a drop is
+ * final and an accept is not, so no rule of others in a later table can let in what these have dropped. Both ask `open`, which gives
+ * back (RETURN) what the policy names, and hands the rest to `drop`. `accept` stands in the table `filter`, before rules of others that
+ * would refuse what the policy opens.
  */
 const chains = {
+  accept: "MAILFW-ACCEPT",
   drop: "MAILFW-DROP",
   forwarded: "MAILFW-FWD",
   in: "MAILFW-IN",
@@ -16,11 +18,12 @@ const chains = {
 } as const;
 
 /**
- * The `iptables-restore --noflush` text of one family: our own chains in the table `filter`, filled anew in one transaction.
+ * The `iptables-restore --noflush` text of one family: our own chains in the tables `mangle` and `filter`, each table filled anew in
+ * one transaction.
  *
  * Every line is in the form in which `iptables-save` prints it back (iptables 1.8), so that what is live can be compared
- * with what was meant as text. The jumps from INPUT, OUTPUT and DOCKER-USER are not here: where they belong depends on what
- * else the host has, so the script on the host places them in the same transaction.
+ * with what was meant as text. The jumps to our chains are not here: where the one in `filter` INPUT belongs depends on what else the
+ * host has, so the script on the host places all of them in the same transactions.
  *
  * @param owner who deploys it, `project/stack/name`. It stands in a rule that does nothing, so that the host knows whose
  * firewall it has: one that has been handed over, or whose resource has been renamed, is not removed with the old resource.
@@ -39,13 +42,14 @@ export function ruleset(
     `-m comment --comment "owner ${mark(owner)}"`,
     // SSH comes first and without connection tracking, so that loading these rules over SSH cannot cut that session: tracking
     // begins in mid-stream when the first rule that needs it is loaded. Nothing that may be configured wrong stands above.
-    ...ssh.map(accept),
-    "-i lo -j ACCEPT",
-    // Whatever claims to come from loopback has not: that was accepted one line above.
-    `-s ${family === 4 ? "127.0.0.0/8" : "::1/128"} -j DROP`,
-    "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+    ...ssh.map((rule) => giveBack(rule, "--dport")),
+    "-i lo -j RETURN",
+    // Whatever claims to come from loopback has not: that was given back one line above.
+    ...loopback[family].map((network) => `-s ${network} -j DROP`),
+    ...misleading[family],
+    "-m conntrack --ctstate RELATED,ESTABLISHED -j RETURN",
     // ICMP before INVALID: an error about a flow that is not tracked counts as INVALID, and path MTU discovery needs it.
-    ...icmp.map(accept),
+    ...icmp.map(icmpRule),
     ...(family === 4 ? link4 : link6),
     // Behind what a host cannot live without, which comes from any address: a neighbour, or a router on the way, may well have
     // one of a network that is trusted elsewhere. Before INVALID and broadcasts, which are part of all traffic.
@@ -53,50 +57,54 @@ export function ruleset(
     "-m conntrack --ctstate INVALID -j DROP",
     // A service is reached at an address of the host, whichever it has today; broadcast and multicast noise ends here.
     "-m addrtype ! --dst-type LOCAL -j DROP",
-    ...entrances.flatMap((entrance) => [`${entrance}-j ${chains.open}`, `${entrance}-j ACCEPT`]),
+    ...entrances.flatMap((entrance) => [`${entrance}-j ${chains.open}`, ...(limited ? [`${entrance}-j RETURN`] : [])]),
     ...(limited ? [`-j ${chains.drop}`] : []),
   ];
-  // What this gives back, the rules of others still decide about: Docker's own, and bans in DOCKER-USER.
   const forwarded = [
     "-m conntrack --ctstate RELATED,ESTABLISHED -j RETURN",
     // Containers may reach each other through the host's address, and everyone.
     ...bridges.map((name) => `-i ${name} -j RETURN`),
     // Whose sshd it is does not matter: a source is let in to a port of the host.
-    ...ssh.map(giveBack),
+    ...ssh.map((rule) => giveBack(rule)),
     ...trustedForwarded(settings, family),
     ...published.flatMap((entrance) => [`${entrance}-j ${chains.open}`, ...(limited ? [`${entrance}-j RETURN`] : [])]),
     ...(limited ? toContainers.map((match) => `${match}-j ${chains.drop}`) : []),
   ];
-  const open = [...ours.filter(isService).map(giveBack), `-j ${chains.drop}`];
-  const drop = [
-    ...(rules.some((rule) => rule.protocol === "tcp" && rule.port === 113) ? [] : [ident]),
-    ...logging(settings),
-    "-j DROP",
-  ];
+  const open = [...ours.filter(isService).map((rule) => giveBack(rule)), `-j ${chains.drop}`];
+  const drop = [...logging(settings), "-j DROP"];
   // What SSH answers, for hosts where something else restricts OUTPUT to what connection tracking knows.
   const outbound = ssh.map(
     (rule) => `${address("-d", rule)}-p tcp -m tcp --sport ${rule.port} -m comment --comment ssh -j ACCEPT`,
   );
-  // By name, as iptables-save prints them.
-  const filled: [string, readonly string[]][] = [
-    [chains.drop, drop],
-    [chains.forwarded, forwarded],
-    [chains.in, inbound],
-    [chains.open, open],
-    [chains.out, outbound],
-  ];
+  // The denials come first: tables are committed one after the other, and what `filter` accepts must have been judged.
   return [
-    "*filter",
-    ...filled.map(([chain]) => `:${chain} - [0:0]`),
-    ...filled.flatMap(([chain, lines]) => lines.map((rule) => `-A ${chain} ${rule}`)),
-    "COMMIT",
+    ...table("mangle", [
+      [chains.drop, drop],
+      [chains.forwarded, forwarded],
+      [chains.in, inbound],
+      [chains.open, open],
+    ]),
+    ...table("filter", [
+      [chains.accept, ["-j ACCEPT"]],
+      [chains.out, outbound],
+    ]),
     "",
   ].join("\n");
 }
 
-/** Both families as the script on the host reads them from its standard input. */
+/** @param filled the chains, by name, as iptables-save prints them. */
+function table(name: string, filled: readonly (readonly [string, readonly string[]])[]): string[] {
+  return [
+    `*${name}`,
+    ...filled.map(([chain]) => `:${chain} - [0:0]`),
+    ...filled.flatMap(([chain, lines]) => lines.map((rule) => `-A ${chain} ${rule}`)),
+    "COMMIT",
+  ];
+}
+
+/** Both families as the script on the host reads them from its standard input. The last line proves that all of it has arrived. */
 export function rulesets(rules: readonly Rule[], owner: string, settings?: HostSettings): string {
-  return `# IPv4\n${ruleset(rules, 4, owner, settings)}# IPv6\n${ruleset(rules, 6, owner, settings)}`;
+  return `# IPv4\n${ruleset(rules, 4, owner, settings)}# IPv6\n${ruleset(rules, 6, owner, settings)}# end\n`;
 }
 
 /** Whether the kernel takes an owner: a comment has at most 255 characters (XT_MAX_COMMENT_LEN). */
@@ -112,21 +120,30 @@ function mark(owner: string): string {
     .join("/");
 }
 
-// A DHCP server may answer by broadcast, or to a client whose rebinding request went to everyone (RFC 2131 §4.4.5).
-const link4 = ["-p udp -m udp --sport 67 --dport 68 -j ACCEPT"];
+/** Addresses that only the host itself has (RFC 6890). A dual-stack socket takes ::ffff:127.0.0.1 for 127.0.0.1. */
+const loopback = { 4: ["127.0.0.0/8"], 6: ["::1/128", "::ffff:0.0.0.0/96"] } as const;
+
+/** ICMP that would change how the host sends to others, and counts as RELATED to a connection: source quench (RFC 6633), redirects. */
+const misleading = {
+  4: [4, 5].map((type) => `-p icmp -m icmp --icmp-type ${type} -j DROP`),
+  6: ["-p ipv6-icmp -m icmp6 --icmpv6-type 137 -j DROP"],
+} as const;
+
+// A DHCP server of the link answers by broadcast to a host that has no address yet (RFC 2131 §4.1). Other answers belong to a request.
+const link4 = ["-d 255.255.255.255/32 -p udp -m udp --sport 67 --dport 68 -j RETURN"];
 
 const link6 = [
   // Multicast listener discovery comes from link-local addresses (RFC 4890 §4.4.1).
-  ...[130, 131, 132, 143].map((type) => `-s fe80::/10 -p ipv6-icmp -m icmp6 --icmpv6-type ${type} -j ACCEPT`),
+  ...[130, 131, 132, 143].map((type) => `-s fe80::/10 -p ipv6-icmp -m icmp6 --icmpv6-type ${type} -j RETURN`),
   // Router and neighbour discovery never crosses a router: hop limit 255 (RFC 4861 §6.1, §7.1). Connection tracking does not
   // track it, so no rule about a state would ever match it.
-  ...[133, 134, 135, 136].map((type) => `-p ipv6-icmp -m icmp6 --icmpv6-type ${type} -m hl --hl-eq 255 -j ACCEPT`),
+  ...[133, 134, 135, 136].map((type) => `-p ipv6-icmp -m icmp6 --icmpv6-type ${type} -m hl --hl-eq 255 -j RETURN`),
   // DHCPv6 servers answer from their link-local address a request that went to multicast (RFC 8415 §7.1).
-  "-s fe80::/10 -p udp -m udp --sport 547 --dport 546 -j ACCEPT",
+  "-s fe80::/10 -p udp -m udp --sport 547 --dport 546 -j RETURN",
 ];
 
-// Docker names its bridges so, unless it is told otherwise.
-const bridges = ["docker+", "br-+"];
+// Docker, Podman, CNI (k3s, older Podman), LXD and Incus name their bridges so, unless they are told otherwise.
+const bridges = ["docker+", "br-+", "podman+", "cni+", "lxdbr+", "incusbr+"];
 
 /** What reaches containers: by a published port, or straight where Docker leaves that open. */
 const toContainers = ["-m conntrack --ctstate DNAT ", ...bridges.map((name) => `-o ${name} `)];
@@ -148,12 +165,11 @@ function entrancesOf(settings: HostSettings, family: Family): Entrances {
   if (addresses === undefined) {
     return { entrances: [through], published: toContainers.map((match) => through + match), limited: through !== "" };
   }
+  // The address that the client asked for; unlike one of the packet's own, iptables-save prints it without its prefix.
+  const asked = addresses.map((text) => `--ctorigdst ${text.replace(/\/\d+$/, "")} `);
   return {
-    entrances: addresses.map((text) => `-d ${text} ${through}`),
-    // Unlike an address of the packet's own, iptables-save prints this one without its prefix.
-    published: addresses.map(
-      (text) => `${through}-m conntrack --ctstate DNAT --ctorigdst ${text.replace(/\/\d+$/, "")} `,
-    ),
+    entrances: asked.map((match) => `${through}-m conntrack ${match}`),
+    published: asked.map((match) => `${through}-m conntrack --ctstate DNAT ${match}`),
     limited: true,
   };
 }
@@ -164,8 +180,8 @@ function trusted({ externalInterface, trustedInterfaces, trustedNetworks }: Host
     ...(externalInterface === undefined
       ? []
       : networks.map(({ text }) => `-s ${text} -i ${externalInterface} -j DROP`)),
-    ...trustedInterfaces.map((name) => `-i ${name} -j ACCEPT`),
-    ...networks.map(({ text }) => `-s ${text} -j ACCEPT`),
+    ...trustedInterfaces.map((name) => `-i ${name} -j RETURN`),
+    ...networks.map(({ text }) => `-s ${text} -j RETURN`),
   ];
 }
 
@@ -179,10 +195,6 @@ function trustedForwarded({ externalInterface, trustedInterfaces, trustedNetwork
       .map(({ text }) => `-s ${text} ${inside}-j RETURN`),
   ];
 }
-
-// Older mail servers ask who is calling (RFC 1413) before they take mail, and wait for the answer. The limit is there because
-// whoever forges an address makes us answer to it.
-const ident = "-p tcp -m tcp --dport 113 -m limit --limit 10/sec --limit-burst 20 -j REJECT --reject-with tcp-reset";
 
 /** Windows networks and DHCP, which every provider's network is full of (ufw, Shorewall and CSF leave out the same). */
 const noise: readonly LogPort[] = [
@@ -207,19 +219,21 @@ function logging({ logging, noLog }: HostSettings): string[] {
   return [...silent, `${limit} -j LOG --log-prefix "mail-firewall: " --log-level 6`];
 }
 
-function accept(rule: Rule): string {
+function icmpRule(rule: Rule): string {
   const match =
-    rule.icmpType === undefined
-      ? `-p ${rule.protocol} -m ${rule.protocol} --dport ${rule.port} -m comment --comment ${rule.service}`
-      : rule.family === 4
-        ? `-p icmp -m icmp --icmp-type ${rule.icmpType}`
-        : `-p ipv6-icmp -m icmp6 --icmpv6-type ${rule.icmpType}`;
-  return `${address("-s", rule)}${match} -j ACCEPT`;
+    rule.family === 4
+      ? `-p icmp -m icmp --icmp-type ${rule.icmpType}`
+      : `-p ipv6-icmp -m icmp6 --icmpv6-type ${rule.icmpType}`;
+  return `${address("-s", rule)}${match} -j RETURN`;
 }
 
-/** The port is the one that the client asked for, whichever of the host or of a container it has been turned to since. */
-function giveBack(rule: Rule): string {
-  const match = `-p ${rule.protocol} -m conntrack --ctorigdstport ${rule.port} -m comment --comment ${rule.service}`;
+/**
+ * @param port how the rule asks for the port: by default for the one that the client asked for, whichever of the host or of a container
+ * it has been turned to since.
+ */
+function giveBack(rule: Rule, port: "--ctorigdstport" | "--dport" = "--ctorigdstport"): string {
+  const module = port === "--dport" ? rule.protocol : "conntrack";
+  const match = `-p ${rule.protocol} -m ${module} ${port} ${rule.port} -m comment --comment ${rule.service}`;
   return `${address("-s", rule)}${match} -j RETURN`;
 }
 

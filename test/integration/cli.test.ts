@@ -97,7 +97,7 @@ describe("a stack with two hosts", () => {
   });
 
   test("one differs: exit code 3, and in which way; as JSON, too; the other alone is as deployed", async () => {
-    await mx2.run("iptables -D MAILFW-DROP -j DROP");
+    await mx2.run("iptables -t mangle -D MAILFW-DROP -j DROP");
     const { code, output } = await status(stack);
     expect(code).toBe(3);
     expect(output).toMatch(/^mail-mx1: as deployed/m);
@@ -115,7 +115,7 @@ describe("a stack with two hosts", () => {
     const one = await status(stack, "mail-mx1");
     expect(one.code).toBe(0);
     expect(one.output).not.toContain("mail-mx2");
-    await mx2.run("iptables -A MAILFW-DROP -j DROP");
+    await mx2.run("iptables -t mangle -A MAILFW-DROP -j DROP");
   });
 
   test("rules that the stack deployed, and the host replaced by other ones of its own, differ", async () => {
@@ -187,7 +187,7 @@ describe("a stack with two hosts", () => {
     expect(spawnSync("sh", ["-c", command], { cwd: project, encoding: "utf8" })).toMatchObject({
       status: 3,
       stdout: expect.stringContaining(
-        "only the host admits tcp/25 from ::/128, ::2 to ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff\n",
+        "only the host admits tcp/25 from ::/128, ::2 to ::fffe:ffff:ffff, ::1:0:0:0 to ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff\n",
       ) as string,
     });
     expect(await compare("--ip6tables", files.group)).toMatchObject({

@@ -345,6 +345,12 @@ describe("a host key that is not checked", () => {
   });
 });
 
+test("a shell that prints: only the script's own line counts", async () => {
+  const host = await startHost();
+  await host.run("echo 'echo hello; echo hello >&2' >/root/.bashrc");
+  await deploys(await started({ hosts: { mx1: placeOf(host) } }), host);
+});
+
 describe("a user who is not root", () => {
   /** What is said where sudo does not let the user in, and what then suffices. */
   const line = "admin ALL=(root) NOPASSWD: /bin/sh, /usr/local/sbin/mail-firewall";
@@ -380,16 +386,24 @@ describe("a user who is not root", () => {
         /admin is not in the sudoers file|admin may not run sudo/,
       ],
       ["on a host without sudo", (host) => host.run('rm "$(command -v sudo)"'), /sudo: not found/],
+      [
+        "whose sudo asks for a terminal",
+        (host) => sudoers(host, "admin ALL=(ALL:ALL) NOPASSWD: ALL\nDefaults:admin requiretty"),
+        /sudo: sorry, you must have a tty to run sudo/,
+      ],
     ]),
-  )("%s: an error with the line for sudoers, and nothing is touched", async (_, prepare, expected) => {
-    const host = await startHost();
-    await prepare(host);
-    const stack = await asAdmin(host);
-    const output = failed(await stack.up("--skip-preview"));
-    expect(output).toMatch(expected);
-    expect(output).toContain(advice);
-    expect(await untouched(host)).toBe(true);
-  });
+  )(
+    "%s: an error with the cause, with the line for sudoers where that helps, and nothing is touched",
+    async (_, prepare, expected) => {
+      const host = await startHost();
+      await prepare(host);
+      const stack = await asAdmin(host);
+      const output = failed(await stack.up("--skip-preview"));
+      expect(output).toMatch(expected);
+      expect(output.includes(advice)).toBe(!/tty|not found/.test(expected.source));
+      expect(await untouched(host)).toBe(true);
+    },
+  );
 
   test("with nothing but the line that is advised: deploys, changes and destroys", async () => {
     const host = await startHost();

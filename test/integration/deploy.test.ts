@@ -157,25 +157,26 @@ describe("a stack with two hosts and a security group", () => {
       const save = async (tool: string) => (await host.run(`${tool}-save`)).stdout;
       const rules = { iptables: await save("iptables"), ip6tables: await save("ip6tables"), groupRules };
       expect(compareLive(rules)).toEqual([]);
-      await host.run("iptables -I INPUT -p tcp --dport 3306 -j ACCEPT");
+      const rule = "MAILFW-OPEN -p tcp -m conntrack --ctorigdstport 3306 -j RETURN";
+      await host.run(`iptables -t mangle -I ${rule}`);
       expect(compareLive({ ...rules, iptables: await save("iptables") })).toEqual([
-        "only the host admits tcp/3306 from everyone over IPv4",
+        "only the host admits tcp/3306 from 0.0.0.0 to 126.255.255.255, 128.0.0.0/1",
       ]);
-      await host.run("iptables -D INPUT -p tcp --dport 3306 -j ACCEPT");
+      await host.run(`iptables -t mangle -D ${rule}`);
     }
   });
 
-  test("the jump stands behind fail2ban's and before the rules that decide", async () => {
+  test("our accept stands behind fail2ban's bans and before the rule that would refuse what is open", async () => {
     const { stdout } = await nft.run("iptables -S INPUT; ip6tables -S INPUT");
     expect(stdout.split("\n").filter((line) => line.startsWith("-A"))).toEqual([
       "-A INPUT -j f2b-sshd",
-      "-A INPUT -j MAILFW-IN",
       "-A INPUT -p tcp -m multiport --dports 22,3306 -j ACCEPT",
+      "-A INPUT -j MAILFW-ACCEPT",
       "-A INPUT -j REJECT --reject-with icmp-port-unreachable",
       "-A INPUT -j f2b-sshd",
-      "-A INPUT -j MAILFW-IN",
       "-A INPUT -p tcp -m multiport --dports 22,3306 -j ACCEPT",
       "-A INPUT -p ipv6-icmp -j ACCEPT",
+      "-A INPUT -j MAILFW-ACCEPT",
       "-A INPUT -j REJECT --reject-with icmp6-port-unreachable",
     ]);
   });

@@ -191,7 +191,7 @@ beforeAll(async () => {
 afterAll(() => Promise.all([ec2?.close(), client?.close(), hosts.nft?.close(), hosts.legacy?.close()]));
 
 async function load(host: MailHost, texts: Twins["texts"]): Promise<void> {
-  const applied = await host.run(`${command} apply`, `# IPv4\n${texts[4]}# IPv6\n${texts[6]}`);
+  const applied = await host.run(`${command} apply`, `# IPv4\n${texts[4]}# IPv6\n${texts[6]}# end\n`);
   expect(applied).toMatchObject({ code: 0, stderr: "" });
   expect(await host.run(`${command} confirm`, applied.stdout)).toMatchObject({ code: 0, stdout: "confirmed\n" });
 }
@@ -238,7 +238,12 @@ async function ask(host: MailHost, { texts, groupRules }: Twins, packets: readon
   const targets = { 4: host.address4, 6: host.address6 };
   const fates = ([4, 6] as const).map((family) => {
     const to = parseAddress(targets[family]) as Cidr;
-    return judge(parseRuleset(texts[family], family), "MAILFW-IN", { in: "eth0", state: "NEW", local: true, to });
+    return judge(parseRuleset(texts[family], family), "mangle", "MAILFW-IN", {
+      in: "eth0",
+      state: "NEW",
+      local: true,
+      to,
+    });
   });
   const group = reach(parseGroupRules(json), "ingress").surely;
   const { SecurityGroupRules } = JSON.parse(json) as { SecurityGroupRules: DescribedRule[] };
@@ -253,7 +258,7 @@ async function ask(host: MailHost, { texts, groupRules }: Twins, packets: readon
       ports: [packet.port, packet.port],
       addresses: [first, first],
     };
-    const { accept, drop } = fates[family === 4 ? 0 : 1]!(cell);
+    const { back: accept, drop } = fates[family === 4 ? 0 : 1]!(cell);
     expect(accept).toBe(!drop); // it depends on nothing
     return {
       packet,
@@ -338,9 +343,9 @@ describe("what the proof says of one changed rule shows in packets", () => {
       "found",
       onHost(4, "-p udp -m conntrack --ctorigdstport 51820", "-p tcp -m conntrack --ctorigdstport 51820"),
     ],
-    ["a rule less", "found", onHost(6, /^.*--comment ssh -j ACCEPT\n/m, "")],
-    ["a drop in place of an accept", "found", onHost(4, /(?<=--comment ssh -j )ACCEPT/, "DROP")],
-    ["nothing dropped", "found", onHost(6, "-A MAILFW-DROP -j DROP", "-A MAILFW-DROP -j ACCEPT")],
+    ["a rule less", "found", onHost(6, /^-A MAILFW-IN .*--comment ssh -j RETURN\n/m, "")],
+    ["a drop in place of a return", "found", onHost(4, /(?<=MAILFW-IN .*--comment ssh -j )RETURN/, "DROP")],
+    ["nothing dropped", "found", onHost(6, "-A MAILFW-DROP -j DROP", "-A MAILFW-DROP -j RETURN")],
     [
       "the order of two that admit",
       "harmless",

@@ -1,9 +1,10 @@
 // The policy that the tests deploy, by the engine or by the script alone, and what must then be live.
 import { spawnSync } from "node:child_process";
-import { copyFileSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { copyFileSync, mkdirSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 
 import { rulesets } from "../../components/host/ruleset";
+import { scriptText } from "../../components/host/script";
 import { Faults } from "../../components/policy/faults";
 import { readPolicy, rules } from "../../components/policy/policy";
 import { operatorKey, type MailHost } from "../sandbox/host";
@@ -34,7 +35,7 @@ export function expectedRulesets(owner: string, services: Record<string, string[
   );
 }
 
-export const none = "# IPv4\n*filter\nCOMMIT\n# IPv6\n*filter\nCOMMIT\n";
+export const none = "# IPv4\n# IPv6\n# end\n";
 
 /** Pulumi brings its YAML language host, and tools/setup.sh builds it where only the engine is here, with Go. */
 export const hasYaml = spawnSync("sh", ["-c", "command -v pulumi-language-yaml"]).status === 0;
@@ -48,18 +49,24 @@ export const sampledTest: Pick<jest.It, "each"> & ((name: string, run: jest.Prov
 
 /** Where the script stands on a host. */
 export const command = "/usr/local/sbin/mail-firewall";
-export const script = readFileSync("components/host/mail-firewall.sh", "utf8");
+export { scriptText as script } from "../../components/host/script";
 
 /** The script on a host without the engine. */
-export async function install(host: Pick<MailHost, "run">, text = script): Promise<void> {
+export async function install(host: Pick<MailHost, "run">, text = scriptText): Promise<void> {
   expect(await host.run(`cat >${command}; chmod 0744 ${command}`, text)).toMatchObject({ code: 0 });
 }
 
 /** Our part of a host's live rules, in the form of {@link rulesets}. */
-export async function live(host: MailHost): Promise<string> {
-  const part = async (family: 4 | 6) =>
-    (await host.save(family)).split("\n").filter((line) => /^(\*filter|:MAILFW|-A MAILFW|COMMIT)/.test(line));
-  return ["# IPv4", ...(await part(4)), "# IPv6", ...(await part(6)), ""].join("\n");
+export async function live(host: Pick<MailHost, "save">): Promise<string> {
+  const part = async (family: 4 | 6) => {
+    const saved = await host.save(family);
+    return ["mangle", "filter"].flatMap((table) => {
+      const lines = new RegExp(`^\\*${table}\n([^]*?)^COMMIT$`, "m").exec(saved)?.[1]?.split("\n") ?? [];
+      const ours = lines.filter((line) => /^(:MAILFW|-A MAILFW)/.test(line));
+      return ours.length > 0 ? [`*${table}`, ...ours, "COMMIT"] : [];
+    });
+  };
+  return ["# IPv4", ...(await part(4)), "# IPv6", ...(await part(6)), "# end", ""].join("\n");
 }
 
 const { MAILFW_PYTHON_VENV: venv, MAILFW_PYTHON_LIBRARY: library, PATH } = process.env;

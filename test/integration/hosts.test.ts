@@ -49,10 +49,15 @@ describe("IPv6", () => {
     const port = "read -r range </proc/sys/net/ipv4/ip_local_port_range; mount -t tmpfs none /proc/sys/net";
     await must(`${port}; mkdir /proc/sys/net/ipv4; echo "$range" >/proc/sys/net/ipv4/ip_local_port_range`);
     await must("rm /etc/alternatives/ip6tables* /usr/sbin/ip6tables*");
-    const v4 = async () => (await host.save(4)).match(/^(:MAILFW|-A MAILFW).*\n/gm)?.join("") ?? "";
+    const v4 = async () =>
+      (await host.save(4))
+        .match(/^(:MAILFW|-A MAILFW).*\n/gm)
+        ?.sort()
+        .join("") ?? "";
     const expected = older
       .slice(0, older.indexOf("# IPv6"))
       .match(/^(:MAILFW|-A MAILFW).*\n/gm)!
+      .sort()
       .join("");
     await deploy(older);
     expect(await v4()).toBe(expected);
@@ -62,7 +67,7 @@ describe("IPv6", () => {
       kind: "families",
       text: "the kernel has no IPv6: only the IPv4 rules are loaded",
     });
-    await must("iptables -F MAILFW-IN");
+    await must("iptables -t mangle -F MAILFW-IN");
     expect(await firewall("restore")).toMatchObject({ code: 0 });
     expect(await v4()).toBe(expected);
     await applied(newer, "--rollback 1");
@@ -84,7 +89,8 @@ describe("IPv6", () => {
     expect(await firewall("apply", older)).toEqual({
       code: 1,
       stdout: "",
-      stderr: "mail-firewall: ip6tables is missing; nothing was changed\n",
+      stderr:
+        "mail-firewall: missing: ip6tables ip6tables-save ip6tables-restore; apt-get install iptables\nmail-firewall: nothing was changed\n",
     });
     expect(await host.save(4)).toBe(before);
   });
@@ -189,14 +195,14 @@ test("busybox for everything that it has: the whole cycle, as with Debian's own 
   expect(await live(host)).toBe(older);
   expect(await files()).toBe(kept);
   expect(await must("iptables -S INPUT")).toBe(
-    "-P INPUT ACCEPT\n-A INPUT -j f2b-sshd\n-A INPUT -j MAILFW-IN\n-A INPUT -p tcp -m tcp --dport 3306 -j ACCEPT\n",
+    "-P INPUT ACCEPT\n-A INPUT -j f2b-sshd\n-A INPUT -p tcp -m tcp --dport 3306 -j ACCEPT\n-A INPUT -j MAILFW-ACCEPT\n",
   );
   const found = await status();
   const without = (kind: string, list: { kind: string }[]) => list.filter((one) => one.kind !== kind);
   expect(found).toMatchObject({ code: 0, differences: [] });
   expect(without("shadowed", found.notices)).toEqual(without("boot", expected.notices));
   expect(without("unused", found.notices)).not.toEqual(found.notices);
-  await must("iptables -D MAILFW-DROP -j DROP");
+  await must("iptables -t mangle -D MAILFW-DROP -j DROP");
   expect(await status()).toMatchObject({
     code: 3,
     differences: [{ kind: "rules", text: "IPv4: missing: -A MAILFW-DROP -j DROP" }],
@@ -216,9 +222,9 @@ test.each([
   ["br-ext", "0.0.0.0/0"],
   ["docker7", "::/0"],
 ])(
-  "a default route by %s, to %s: apply and status warn that it has the name of a bridge of Docker",
+  "a default route by %s, to %s: apply and status warn that it has the name of a bridge of containers",
   async (name, world) => {
-    const text = `the default route leaves by ${name}, which is taken for a bridge of Docker: to all behind it, published ports are open`;
+    const text = `the default route leaves by ${name}, which is taken for a bridge of containers: to all behind it, published ports are open`;
     expect(await firewall("apply", older)).toMatchObject({ stderr: "" });
     expect((await status()).notices.filter(({ kind }) => kind === "outward")).toEqual([]);
     await must(`ip link add ${name} type bridge; ip link set ${name} up; ip route add ${world} dev ${name} metric 5`);
@@ -264,7 +270,7 @@ test("hooks load rules that name an address again when a connection comes up; wi
     expect(await hooks()).toBe(
       "/etc/NetworkManager/dispatcher.d/50-mail-firewall 755 0\n/etc/ppp/ip-up.d/mail-firewall 755 0\n/etc/ppp/ipv6-up.d/mail-firewall 755 0\n",
     );
-    await must("iptables -F MAILFW-OPEN");
+    await must("iptables -t mangle -F MAILFW-OPEN");
     await must("/etc/ppp/ip-up.d/mail-firewall ppp0 /dev/ppp 0 192.0.2.1 192.0.2.2");
     expect(await live(host)).toBe(text);
   }

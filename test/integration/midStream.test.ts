@@ -84,14 +84,8 @@ const settings: [string, Setting][] = [
     },
   ],
   [
-    "a drop of INVALID packets both ways, with tcp_loose off",
-    {
-      before: strict,
-      during: both(
-        "-A INPUT -m conntrack --ctstate INVALID -j DROP",
-        "-A OUTPUT -m conntrack --ctstate INVALID -j DROP",
-      ),
-    },
+    "a drop of INVALID packets on the way out, with tcp_loose off",
+    { before: strict, during: both("-A OUTPUT -m conntrack --ctstate INVALID -j DROP") },
   ],
 ];
 
@@ -148,7 +142,11 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
 
   // What the first rules of ours are for. Without them each of these sessions is cut.
   test("rules that ask connection tracking about SSH cut the session, and the test sees it", async () => {
-    const tracked = text.replace(/^(-A MAILFW-IN .*-p tcp )(-m tcp --dport 22 )/gm, "$1-m conntrack --ctstate NEW $2");
+    // The rule as it is comes too late: behind the drop of what is INVALID.
+    const tracked = text.replace(
+      /^((-A MAILFW-IN .*-p tcp )(-m tcp --dport 22 .*)\n)([^]*?--ctstate INVALID -j DROP\n)/gm,
+      "$2-m conntrack --ctstate NEW $3\n$4$1",
+    );
     const unanswered = text.replace(/^-A MAILFW-OUT .*\n/gm, "");
     expect(new Set([text, tracked, unanswered]).size).toBe(3);
     const known = settings[3]![1];

@@ -60,15 +60,28 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
     expect(await remove()).toMatchObject({ code: 0 });
   });
 
-  test("rules that are out of the way come back with the next restore", async () => {
+  test("rules that were taken away come back with restore, or with the next look; a pause keeps them away", async () => {
     await deploy(example);
-    const both = async () => [await hook("INPUT"), await hook("INPUT", "ip6tables")];
-    expect(await both()).toEqual([["-A INPUT -j MAILFW-IN"], ["-A INPUT -j MAILFW-IN"]]);
-    const outOfTheWay = documented("README.md", "iptables -D INPUT -j MAILFW-IN; ip6tables -D INPUT -j MAILFW-IN");
-    expect(await host.run(outOfTheWay)).toMatchObject({ code: 0 });
-    expect(await both()).toEqual([[], []]);
+    const pause = documented("README.md", "mail-firewall pause 30", { "mail-firewall": command });
+    expect(await host.run(pause)).toMatchObject({ code: 0 });
+    expect(await live(host)).toBe(none);
+    const look = documented("README.md", "mail-firewall watch --once", { "mail-firewall": command });
+    expect(await host.run(look)).toEqual({ code: 0, stdout: "", stderr: "" });
+    expect(await live(host)).toBe(none);
     expect(await host.run(`${command} restore`)).toMatchObject({ code: 0 });
-    expect(await both()).toEqual([["-A INPUT -j MAILFW-IN"], ["-A INPUT -j MAILFW-IN"]]);
+    expect(await live(host)).toBe(example);
+
+    const losses = ["-F", "-t mangle -F", "-D INPUT -j MAILFW-ACCEPT", "-t mangle -D FORWARD -j MAILFW-FWD"];
+    for (const loss of losses.flatMap((one) => [`iptables ${one}`, `ip6tables ${one}`])) {
+      expect(await host.run(loss)).toMatchObject({ code: 0 });
+      expect((await host.run(`${command} watch --once`)).stdout).toMatch(/^IPv[46]: somebody has changed our rules/);
+      expect(await live(host)).toBe(example);
+      expect(await host.run(`${command} watch --once`)).toEqual({ code: 0, stdout: "", stderr: "" });
+    }
+    for (const minutes of ["", "0", "-1", "1441", "soon"]) {
+      expect(await host.run(`${command} pause ${minutes}`)).toMatchObject({ code: 1, stdout: "" });
+    }
+    expect(await live(host)).toBe(example);
   });
 
   test("rules that are confirmed are applied and confirmed again, with a token of their own", async () => {
@@ -86,6 +99,11 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
     await fc.assert(
       fc.asyncProperty(policyArgs, hostOptions, async (args, options) => {
         const text = textOf(args, options);
+        // It must have what the options name.
+        const addresses = options.externalAddress ?? [];
+        for (const one of addresses)
+          await host.run(`ip ${one.includes(":") ? "-6 " : ""}route add local ${one} dev lo`);
+        await host.run(`ip link add ${(options.externalInterface ?? "eth0").replace("+", "0")} type bridge`);
         expect(await apply(text)).toMatchObject({ code: 0, stderr: "" });
         expect(await live(host)).toBe(text);
       }),
@@ -93,36 +111,57 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
     );
   });
 
+  // Where our accept stands among the rules of others in INPUT; null: where it stood before, too.
   const places: [string, string[], number][] = [
     ["an empty chain", [], 0],
-    ["jumps of other programs: behind them", ["-j f2b-sshd", "-j f2b-postfix"], 2],
-    ["a jump with conditions is a jump", ["-p tcp -m multiport --dports 22,25 -j f2b-sshd"], 1],
-    ["a rule without a target does not decide", ["-p tcp -m tcp --dport 25", "-j f2b-sshd"], 2],
-    ["logging does not decide", ['-j LOG --log-prefix "x -j DROP "', "-j f2b-sshd"], 2],
-    ["a comment does not decide", ['-m comment --comment "y -j ACCEPT " -j f2b-sshd'], 1],
-    ["an ACCEPT decides: before it", ["-j f2b-sshd", "-i lo -j ACCEPT", "-j f2b-postfix"], 1],
-    ["a REJECT decides", ["-j REJECT"], 0],
-    ["a DROP decides", ["-j f2b-sshd", "-s 192.0.2.1/32 -j DROP"], 1],
-    ["a RETURN hands over to the chain's policy: it decides", ["-j RETURN"], 0],
-    ["a goto does not come back: it decides", ["-g f2b-sshd", "-j f2b-postfix"], 0],
-    ["a queue decides", ["-p tcp -j NFQUEUE --queue-num 1"], 0],
+    ["behind jumps of other programs", ["-j f2b-sshd", "-j f2b-postfix"], 2],
+    ["behind bans", ["-s 192.0.2.1/32 -j DROP", "-m connlimit --connlimit-above 9 -j REJECT", "-i lo -j ACCEPT"], 3],
+    ["behind what refuses a closed port", ["-p tcp -m tcp --dport 3306 -j DROP", "-j f2b-sshd"], 2],
+    ["before a REJECT of everything", ["-j f2b-sshd", "-j REJECT"], 1],
+    ["before a DROP of an open port", ["-p tcp -m multiport --dports 24:25,993 -j DROP", "-j f2b-sshd"], 0],
+    ["before a chain that ends with a REJECT", ["-j f2b-sshd", "-j LAST"], 1],
+    ["before a goto to one", ["-g LAST", "-j f2b-sshd"], 0],
+    ["behind a chain that accepts all open ports", ["-p tcp -j ALL", "-j f2b-sshd", "-j REJECT"], 2],
+    ["a comment does not decide", ['-m comment --comment "y -j REJECT " -j f2b-sshd', "-j REJECT"], 1],
+    ["nor does a log prefix", ['-j LOG --log-prefix "x -j DROP "', "-j f2b-sshd"], 2],
+    [
+      "a comment of two lines is one rule",
+      ['-m comment --comment "a\n-A INPUT -j ACCEPT" -j f2b-sshd', "-j REJECT"],
+      1,
+    ],
   ];
   // What iptables-save prints, from which the place is read, is the same for both: each takes its half, unless MAILFW_ALL=1.
   const half = places.filter((_, i) => all || i % 2 === (backend === "nft" ? 0 : 1));
   test.each(half)("the jump's place: %s", async (_, others, place) => {
-    await host.run("iptables -N f2b-sshd; iptables -N f2b-postfix");
-    for (const rule of others) expect(await host.run(`iptables -A INPUT ${rule}`)).toMatchObject({ code: 0 });
+    const chains = [
+      "-N f2b-sshd",
+      "-N f2b-postfix",
+      "-N LAST",
+      "-A LAST -p icmp -j ACCEPT",
+      "-A LAST -j REJECT",
+      "-N ALL",
+    ];
+    for (const line of [...chains, "-A ALL -p tcp -m multiport --dports 22,25,143,443,465 -j ACCEPT"])
+      await host.run(`iptables ${line}`);
+    for (const rule of others) {
+      expect(await host.run(`iptables -A INPUT ${rule.replace("\n", "$(printf '\\n.')")}`)).toMatchObject({ code: 0 });
+    }
     const before = await hook("INPUT");
-    expect(before).toHaveLength(others.length);
     expect(await apply(example)).toMatchObject({ code: 0 });
-    const expected = [...before.slice(0, place), "-A INPUT -j MAILFW-IN", ...before.slice(place)];
-    expect(await hook("INPUT")).toEqual(expected);
-    // It goes back there when it was doubled, or moved to either end.
-    const jump = "INPUT -j MAILFW-IN";
-    for (const change of [`-A ${jump}`, `-D ${jump}; iptables -A ${jump}`, `-D ${jump}; iptables -I ${jump}`]) {
+    const lines = before.join("\n").split(/\n(?=-A INPUT (?!-j ACCEPT"))/);
+    expect(lines).toHaveLength(Math.max(others.length, 1));
+    const rules = others.length === 0 ? [] : lines;
+    const jump = "-A INPUT -j MAILFW-ACCEPT";
+    const expected = [...rules.slice(0, place), jump, ...rules.slice(place)].join("\n");
+    expect((await hook("INPUT")).join("\n")).toBe(expected);
+    // It goes back there when it was doubled, or moved before a ban, or behind who refuses.
+    for (const change of [
+      `-A ${jump.slice(3)}`,
+      ...(place > 0 ? [`-D ${jump.slice(3)}; iptables -I ${jump.slice(3)}`] : []),
+    ]) {
       expect(await host.run(`iptables ${change}`)).toMatchObject({ code: 0 });
       expect(await apply(example)).toMatchObject({ code: 0 });
-      expect(await hook("INPUT")).toEqual(expected);
+      expect((await hook("INPUT")).filter((line) => line === jump)).toHaveLength(1);
     }
     expect(await hook("OUTPUT")).toEqual(["-A OUTPUT -j MAILFW-OUT"]);
     expect(await remove()).toMatchObject({ code: 0 });
@@ -131,8 +170,9 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
 
   test.each<[string, string, string]>([
     ["nothing", "", "the IPv4 rules arrived incomplete"],
-    ["only IPv4", example.slice(0, example.indexOf("# IPv6")), "the IPv6 rules arrived incomplete"],
-    ["half of IPv6", example.slice(0, -40), "the IPv6 rules arrived incomplete"],
+    ["only IPv4", example.slice(0, example.indexOf("# IPv6")), "the rules arrived incomplete"],
+    ["half of IPv6", example.slice(0, -40), "the rules arrived incomplete"],
+    ["all but the last line", example.slice(0, -6), "the rules arrived incomplete"],
     [
       "rules that would hide sshd",
       example.replaceAll("port 22 ", "port 2222 "),
@@ -156,13 +196,35 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
 
   test.each<[string, (text: string) => string, string]>([
     [
+      "IPv4 rules",
+      (text) => text.replace("-A MAILFW-DROP -j DROP", "-A MAILFW-DROP -j NOSUCH"),
+      "the kernel does not take the IPv4 rules: ",
+    ],
+    [
+      "IPv6 rules",
+      (text) => text.replace("--icmpv6-type 128 -j RETURN", "--icmpv6-type 128 -j NOSUCH"),
+      "the kernel does not take the IPv6 rules: ",
+    ],
+  ])("%s that the kernel refuses are found before anything is touched", async (_, spoil, problem) => {
+    const pristine = await filters();
+    const run = await apply(spoil(example));
+    expect(run.code).toBe(1);
+    expect(run.stderr).toContain(problem);
+    expect(run.stderr).toContain("nothing was changed");
+    expect(await filters()).toEqual(pristine);
+  });
+
+  // A host where no network can be made for a rehearsal, as in some containers.
+  const noRehearsal = "rm $(command -v unshare)";
+  test.each<[string, (text: string) => string, string]>([
+    [
       "IPv4 rules that the kernel refuses",
       (text) => text.replace("-A MAILFW-DROP -j DROP", "-A MAILFW-DROP -j NOSUCH"),
       "the kernel refused the IPv4 rules",
     ],
     [
-      "IPv6 rules that the kernel refuses, when IPv4 is loaded already",
-      (text) => text.replace("--icmpv6-type 128 -j ACCEPT", "--icmpv6-type 128 -j NOSUCH"),
+      "IPv6 rules that the kernel refuses",
+      (text) => text.replace("--icmpv6-type 128 -j RETURN", "--icmpv6-type 128 -j NOSUCH"),
       "the kernel refused the IPv6 rules",
     ],
     [
@@ -173,6 +235,7 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
   ])(
     "%s: both families go back, to none or to what was confirmed, not to what never was",
     async (_, spoil, problem) => {
+      await host.run(noRehearsal);
       const pristine = await filters();
       const run = await apply(spoil(example));
       expect(run.code).toBe(1);
@@ -239,7 +302,8 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
     const { stdout: token } = await apply(example);
     expect(await confirm(token)).toMatchObject({ code: 0 });
     // As when it was killed after the rules were written down, and nothing yet loads them at boot.
-    for (const tool of ["iptables", "ip6tables"]) await host.run(`printf '*filter\\nCOMMIT\\n' | ${tool}-restore`);
+    for (const tool of ["iptables", "ip6tables"])
+      await host.run(`printf '*mangle\\nCOMMIT\\n*filter\\nCOMMIT\\n' | ${tool}-restore`);
     await host.run("rm -rf /run/mail-firewall; mkdir /etc/mail-firewall/candidate");
     expect(await live(host)).toBe(none);
     expect(await confirm(token)).toMatchObject({ code: 0, stdout: "confirmed\n" });
@@ -285,7 +349,7 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
   test("a chain of ours that the new rules do not have goes, and comes back if they are refused", async () => {
     const older = example.replaceAll(":MAILFW-OPEN - [0:0]", ":MAILFW-OLD - [0:0]\n:MAILFW-OPEN - [0:0]");
     await deploy(older);
-    expect(await apply(example.replace("--icmpv6-type 128 -j ACCEPT", "--icmpv6-type 128 -j NOSUCH"))).toMatchObject({
+    expect(await apply(example.replace("--icmpv6-type 128 -j RETURN", "--icmpv6-type 128 -j NOSUCH"))).toMatchObject({
       code: 1,
     });
     expect(await live(host)).toBe(older);
@@ -295,7 +359,7 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
 
   test("another chain's jump into ours: remove says so, and leaves all as it is", async () => {
     await deploy(example);
-    await host.run("iptables -A FORWARD -j MAILFW-IN");
+    await host.run("iptables -t mangle -A FORWARD -p tcp -j MAILFW-IN");
     const before = await filters();
     const { code, stderr } = await remove();
     expect(code).toBe(1);
@@ -307,9 +371,9 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
     [
       "no rule can be read",
       "mv /etc/alternatives/ip6tables-save /tmp && ln -s /bin/false /etc/alternatives/ip6tables-save",
-      "the IPv6 rules cannot be read",
+      "the IPv6 rules of table mangle cannot be read",
     ],
-    ["sha256sum is missing", "rm $(command -v sha256sum)", "sha256sum is missing"],
+    ["sha256sum is missing", "rm $(command -v sha256sum)", "missing: sha256sum; apt-get install coreutils"],
     [
       "/run is full",
       "mount -t tmpfs -o size=8k small /run && head -c 8192 /dev/zero >/run/full",
@@ -390,25 +454,33 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
         "rules: IPv4: missing: -A MAILFW-OPEN -p tcp -m conntrack --ctorigdstport 465 -m comment --comment submissions -j RETURN",
       );
       expect(differences).toContain(
-        "rules: IPv4: not ours: -A MAILFW-IN -p tcp -m tcp --dport 22 -m comment --comment ssh -j ACCEPT",
+        "rules: IPv4: not ours: -A MAILFW-IN -p tcp -m tcp --dport 22 -m comment --comment ssh -j RETURN",
       );
     });
 
     test.each<[string, string, string[]]>([
-      ["a rule deleted", "iptables -D MAILFW-DROP -j DROP", ["rules: IPv4: missing: -A MAILFW-DROP -j DROP"]],
+      ["a rule deleted", "iptables -t mangle -D MAILFW-DROP -j DROP", ["rules: IPv4: missing: -A MAILFW-DROP -j DROP"]],
       [
         "a rule added",
-        "ip6tables -I MAILFW-IN -p tcp --dport 3306 -j ACCEPT",
+        "ip6tables -t mangle -I MAILFW-IN -p tcp --dport 3306 -j ACCEPT",
         ["rules: IPv6: not ours: -A MAILFW-IN -p tcp -m tcp --dport 3306 -j ACCEPT"],
       ],
       ["a chain added", "iptables -N MAILFW-NEW", ["rules: IPv4: not ours: :MAILFW-NEW - [0:0]"]],
-      ["a jump deleted", "iptables -D INPUT -j MAILFW-IN", ["jump: IPv4: the jump from INPUT to MAILFW-IN is missing"]],
+      [
+        "a jump deleted",
+        "iptables -t mangle -D INPUT -j MAILFW-IN",
+        ["jump: IPv4: the jump from mangle INPUT to MAILFW-IN is missing"],
+      ],
+      ["a table flushed", "iptables -F; iptables -X", ["rules: IPv4: none of our rules are in the table filter"]],
       [
         "a rule before the jump",
-        "ip6tables -I INPUT -p tcp --dport 3306 -j ACCEPT",
-        [
-          "jump: IPv6: the jump from INPUT to MAILFW-IN is not where it belongs, once and before the first rule that decides",
-        ],
+        "ip6tables -t mangle -I INPUT -p tcp --dport 3306 -j ACCEPT",
+        ["jump: IPv6: the jump from mangle INPUT to MAILFW-IN is not where it belongs"],
+      ],
+      [
+        "somebody who refuses an open port before us",
+        "iptables -t raw -A PREROUTING -p tcp --dport 25 -j DROP",
+        ["shut: IPv4: tcp/25 is open here, and refused by others: raw PREROUTING: -p tcp -m tcp --dport 25 -j DROP"],
       ],
       [
         "a file changed",
@@ -429,7 +501,7 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
     });
 
     test("rules that wait for their confirm; rules of others that are never reached; ports that nobody uses", async () => {
-      await host.run(`iptables -A INPUT -p tcp --dport 3306 -m comment --comment 'say "hi" \\' -j ACCEPT`);
+      await host.run(`iptables -A INPUT -p tcp -m comment --comment 'say "hi" \\' -j REJECT`);
       await deploy(example.replaceAll("dstport 443", "dstport 8443"));
       expect(await apply(example)).toMatchObject({ code: 0 });
       const found = await kinds("--deployed");
@@ -460,16 +532,16 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
       expect(await host.run(`${command} ${verb}`)).toMatchObject({
         code: 64,
         stdout: "",
-        stderr: expect.stringMatching(
-          /^mail-firewall apply \[--rollback SECONDS\] .*\nmail-firewall confirm <TOKEN\n/,
-        ) as string,
+        stderr: expect.stringContaining("mail-firewall status [--json]") as string,
       });
     }
+    expect((await host.run(`${command} help`)).stdout).toContain("mail-firewall pause MINUTES");
     await host.run("rm /etc/alternatives/ip6tables-restore");
     expect(await apply(example)).toEqual({
       code: 1,
       stdout: "",
-      stderr: "mail-firewall: ip6tables-restore is missing; nothing was changed\n",
+      stderr:
+        "mail-firewall: missing: ip6tables-restore; apt-get install iptables\nmail-firewall: nothing was changed\n",
     });
     expect(await live(host)).not.toContain("MAILFW");
   });

@@ -196,7 +196,7 @@ describe.each(releases)("on a real %s", (release) => {
           "755 root:root /etc/ppp/ipv6-up.d/mail-firewall",
         ].join("\n"),
       );
-      await must(host, "iptables -F MAILFW-IN"); // whatever the connection's coming did to them
+      await must(host, "iptables -t mangle -F MAILFW-IN"); // whatever the connection's coming did to them
       expect(await must(host, "/etc/ppp/ip-up.d/mail-firewall ppp0")).toMatch(/^restored /);
       expect(await openPorts(host, client, stranger)).toEqual([25, 993]);
       stack.configure(configFor(host));

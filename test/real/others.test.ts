@@ -166,7 +166,7 @@ describe.each(releases)("a real %s", (release) => {
     if (name !== "netfilter-persistent")
       test("is back when it was started by hand and no confirm arrives, whatever was applied in between", async () => {
         const onBesideOurs = async () => (await host.run(`${command} status`)).stdout.includes(`${name} is on beside`);
-        await must(host, `systemctl restart ${name}`); // which flushes ours, too
+        await must(host, `systemctl unmask ${name}; systemctl restart ${name}`); // which flushes ours, too
         expect(await onBesideOurs()).toBe(true);
         await must(host, `${command} apply --rollback 600`, rulesFor(["smtp"]));
         await must(host, `${command} apply --rollback 10`, rulesFor()); // those that are confirmed

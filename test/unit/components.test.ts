@@ -56,7 +56,10 @@ async function run<T>(
         if (!(args.type in kinds)) throw new Error(`no mock for ${args.type}`);
         seen.push(args);
         if (args.type === "command:remote:Command") {
-          return { id: args.name, state: { stdout: args.name.endsWith("-apply") ? "applied 12ab-89ef" : "confirmed" } };
+          return {
+            id: args.name,
+            state: { stdout: args.name.endsWith("-apply") ? "applied 0123456789ab-0123abcd" : "confirmed" },
+          };
         }
         const known = !preview || exists.includes(kinds[args.type]!);
         return { id: known ? `${args.name}-id` : undefined, state: args.inputs as object };
@@ -194,7 +197,7 @@ describe("MailFirewall", () => {
       "hosts and a group",
       { hosts: { mx1 }, aws: { vpcId } },
       {
-        hosts: { mx1: "confirmed 12ab" },
+        hosts: { mx1: "confirmed 0123456789ab" },
         securityGroupId: "mail-id",
         hostOnly: 6,
         cloudOnly: ["outbound mail"],
@@ -203,7 +206,7 @@ describe("MailFirewall", () => {
     [
       "hosts alone",
       { hosts: { mx1 } },
-      { hosts: { mx1: "confirmed 12ab" }, securityGroupId: undefined, hostOnly: 6, cloudOnly: [] },
+      { hosts: { mx1: "confirmed 0123456789ab" }, securityGroupId: undefined, hostOnly: 6, cloudOnly: [] },
     ],
     [
       "a group alone",
@@ -214,7 +217,7 @@ describe("MailFirewall", () => {
       "a group that restricts what hosts do not",
       { aws: { vpcId }, hosts: { mx1 }, egress: { relay: ["198.51.100.7/32"] } },
       {
-        hosts: { mx1: "confirmed 12ab" },
+        hosts: { mx1: "confirmed 0123456789ab" },
         securityGroupId: "mail-id",
         hostOnly: 6,
         cloudOnly: ["outbound traffic", "idle connections"],
@@ -340,7 +343,7 @@ describe("HostFirewall", () => {
       host: "198.51.100.10",
       exposure: { imaps: "tcp/993: public" },
     });
-    expect(await resolve(result.status)).toEqual({ value: "confirmed 12ab", known: true, secret: false });
+    expect(await resolve(result.status)).toEqual({ value: "confirmed 0123456789ab", known: true, secret: false });
   });
 
   test("gives its commands exactly these inputs, of which only the connection is secret", async () => {
@@ -416,9 +419,9 @@ describe("HostFirewall", () => {
     [
       "admin",
       "sudo -n ",
-      `sh -c 'sudo -n "$@" || { c=$?; sudo -n sh -c : 2>/dev/null || ` +
+      `sh -c 'sudo -n "$@" || { c=$?; case $(LC_ALL=C sudo -n sh -c : 2>&1) in *password*|*sudoers*|*"not allowed"*|*"may not run"*) ` +
         'echo "mail-firewall: $(id -un) needs sudo without a password; add to sudoers (visudo): ' +
-        `$(id -un) ALL=(root) NOPASSWD: /bin/sh, /usr/local/sbin/mail-firewall" >&2; exit $c; }' - `,
+        `$(id -un) ALL=(root) NOPASSWD: /bin/sh, /usr/local/sbin/mail-firewall" >&2; esac; exit $c; }' - `,
     ],
   ])("runs exactly these commands as %s", async (user, sudo, first) => {
     const { resources } = await run(() => new HostFirewall("mx1", { ...policy, ...mx1, user }));
@@ -427,15 +430,15 @@ describe("HostFirewall", () => {
         `${first}sh -c 'set -e; umask 077; f=/usr/local/sbin/mail-firewall; cat >$f.new; ` +
         'test "$(tail -n 1 $f.new)" = "# end of mail-firewall" || { rm -f $f.new; exit 1; }; ' +
         "chown root:root $f.new; chmod 0744 $f.new; mv -f $f.new $f'",
-      delete: `${sudo}/usr/local/sbin/mail-firewall uninstall`,
+      delete: `${sudo}sh -c 'test ! -e /usr/local/sbin/mail-firewall || exec /usr/local/sbin/mail-firewall uninstall'`,
     });
     expect(inputsOf(resources, "HostFirewall > Command mx1-apply")).toMatchObject({
       create: `${sudo}/usr/local/sbin/mail-firewall apply`,
-      delete: `${sudo}/usr/local/sbin/mail-firewall remove --owned`,
+      delete: `${sudo}sh -c 'test ! -e /usr/local/sbin/mail-firewall || exec /usr/local/sbin/mail-firewall remove --owned'`,
     });
     expect(inputsOf(resources, "HostFirewall > Command mx1-confirm")).toMatchObject({
       create: `${sudo}/usr/local/sbin/mail-firewall confirm`,
-      stdin: "applied 12ab-89ef",
+      stdin: "applied 0123456789ab-0123abcd",
     });
     expect(inputsOf(resources, "HostFirewall > Command mx1-reconfirm")).toMatchObject({
       create: `${sudo}/usr/local/sbin/mail-firewall confirm --again`,
@@ -664,7 +667,7 @@ describe("what changes, in words", () => {
   const unknown =
     "mail: the state does not say what was reachable before (an update that failed, or another version); what will be:";
   const none = ["mail: no change in what is reachable"];
-  const parts = { hosts: { mx1: "confirmed 12ab" }, securityGroupId: "sg-1" };
+  const parts = { hosts: { mx1: "confirmed 0123456789ab" }, securityGroupId: "sg-1" };
 
   test.each<[string, Record<string, unknown>, string[]]>([
     ["a stack that is new", { outputs: {} }, reachable],
@@ -1022,8 +1025,7 @@ describe("a host that would differ from the security group beyond what is declar
       delete declared["neighbour discovery and DHCP"];
       return declared;
     });
-  const problem =
-    /would differ, .*; nothing was touched\n {2}IPv4, new connections: perhaps only the host admits udp\/68/;
+  const problem = /would differ, .*; nothing was touched\n {2}IPv4, broadcast: perhaps only the host admits udp\/68/;
   afterEach(() => jest.restoreAllMocks());
 
   test("stops a MailFirewall before it registers anything", async () => {

@@ -55,7 +55,7 @@ function otherLines(line: string): [string, string][] {
   const replaced = (how: string, from: RegExp, to: (...found: string[]) => string): [string, string][] =>
     from.test(line) ? [[how, line.replace(from, to)]] : [];
   return [
-    ...[...line.matchAll(/(?<= -[sd] )\S+/g)].flatMap(([cidr]) =>
+    ...[...line.matchAll(/(?<= -[sd] )(?!::ffff:0|255)\S+/g)].flatMap(([cidr]) =>
       resized(cidr).map(([how, to]): [string, string] => [how, line.replace(cidr, to)]),
     ),
     ...replaced("without a source", / -s \S+/, () => ""),
@@ -87,6 +87,8 @@ const harmless: readonly RegExp[] = [
   /^-j DROP instead: .* -j MAILFW-DROP$/,
   /^-j MAILFW-DROP instead: .* -j DROP$/,
   /"owner .*"$/,
+  // No policy opens these types, so the list of services drops them, too.
+  /^-j MAILFW-OPEN instead: .*-type (4|5|137) -j DROP$/,
 ];
 
 /** Whether the proof finds fault, as it does with chains that no kernel takes. */

@@ -32,7 +32,7 @@ async function commandsOf(
     {
       newResource: ({ type, name, inputs }) => {
         if (type === "command:remote:Command") found.push({ ...(inputs as Omit<Command, "name">), name });
-        return { id: name, state: { stdout: "applied 12ab-89ef" } };
+        return { id: name, state: { stdout: "applied 0123456789ab-0123abcd" } };
       },
       call: () => ({}),
     },
@@ -94,7 +94,7 @@ function harmless(name: string, commands: Command[]): void {
     expect(lines.filter((line) => ownerLine.test(line))).toHaveLength(2);
     for (const line of lines) {
       expect(line).toMatch(
-        /^(|# IPv[46]|\*filter|COMMIT|:MAILFW-[A-Z]+ - \[0:0\]|-A MAILFW-(DROP|FWD|IN|OPEN|OUT) [\w ".,:+!~*()%/-]+)$/,
+        /^(|# IPv[46]|# end|\*(mangle|filter)|COMMIT|:MAILFW-[A-Z]+ - \[0:0\]|-A MAILFW-(ACCEPT|DROP|FWD|IN|OPEN|OUT) [\w ".,:+!~*()%/-]+)$/,
       );
     }
   }

@@ -30,13 +30,11 @@ const example = rulesOf({
 
 test("the IPv4 ruleset, line by line", () => {
   expect(ruleset(example, 4, owner).split("\n")).toEqual([
-    "*filter",
+    "*mangle",
     ":MAILFW-DROP - [0:0]",
     ":MAILFW-FWD - [0:0]",
     ":MAILFW-IN - [0:0]",
     ":MAILFW-OPEN - [0:0]",
-    ":MAILFW-OUT - [0:0]",
-    "-A MAILFW-DROP -p tcp -m tcp --dport 113 -m limit --limit 10/sec --limit-burst 20 -j REJECT --reject-with tcp-reset",
     "-A MAILFW-DROP -p tcp -m multiport --dports 135,139,445 -j DROP",
     "-A MAILFW-DROP -p udp -m multiport --dports 67,68,137,138 -j DROP",
     '-A MAILFW-DROP -m limit --limit 3/min --limit-burst 10 -j LOG --log-prefix "mail-firewall: " --log-level 6',
@@ -44,31 +42,45 @@ test("the IPv4 ruleset, line by line", () => {
     "-A MAILFW-FWD -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN",
     "-A MAILFW-FWD -i docker+ -j RETURN",
     "-A MAILFW-FWD -i br-+ -j RETURN",
+    "-A MAILFW-FWD -i podman+ -j RETURN",
+    "-A MAILFW-FWD -i cni+ -j RETURN",
+    "-A MAILFW-FWD -i lxdbr+ -j RETURN",
+    "-A MAILFW-FWD -i incusbr+ -j RETURN",
     "-A MAILFW-FWD -s 203.0.113.0/24 -p tcp -m conntrack --ctorigdstport 22 -m comment --comment ssh -j RETURN",
     "-A MAILFW-FWD -s 203.0.113.0/24 -p tcp -m conntrack --ctorigdstport 2222 -m comment --comment ssh -j RETURN",
     "-A MAILFW-FWD -m conntrack --ctstate DNAT -j MAILFW-OPEN",
     "-A MAILFW-FWD -o docker+ -j MAILFW-OPEN",
     "-A MAILFW-FWD -o br-+ -j MAILFW-OPEN",
+    "-A MAILFW-FWD -o podman+ -j MAILFW-OPEN",
+    "-A MAILFW-FWD -o cni+ -j MAILFW-OPEN",
+    "-A MAILFW-FWD -o lxdbr+ -j MAILFW-OPEN",
+    "-A MAILFW-FWD -o incusbr+ -j MAILFW-OPEN",
     '-A MAILFW-IN -m comment --comment "owner mail-firewall/prod/mail-mx1"',
-    "-A MAILFW-IN -s 203.0.113.0/24 -p tcp -m tcp --dport 22 -m comment --comment ssh -j ACCEPT",
-    "-A MAILFW-IN -s 203.0.113.0/24 -p tcp -m tcp --dport 2222 -m comment --comment ssh -j ACCEPT",
-    "-A MAILFW-IN -i lo -j ACCEPT",
+    "-A MAILFW-IN -s 203.0.113.0/24 -p tcp -m tcp --dport 22 -m comment --comment ssh -j RETURN",
+    "-A MAILFW-IN -s 203.0.113.0/24 -p tcp -m tcp --dport 2222 -m comment --comment ssh -j RETURN",
+    "-A MAILFW-IN -i lo -j RETURN",
     "-A MAILFW-IN -s 127.0.0.0/8 -j DROP",
-    "-A MAILFW-IN -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
-    "-A MAILFW-IN -p icmp -m icmp --icmp-type 3 -j ACCEPT",
-    "-A MAILFW-IN -p icmp -m icmp --icmp-type 8 -j ACCEPT",
-    "-A MAILFW-IN -p icmp -m icmp --icmp-type 11 -j ACCEPT",
-    "-A MAILFW-IN -p icmp -m icmp --icmp-type 12 -j ACCEPT",
-    "-A MAILFW-IN -p udp -m udp --sport 67 --dport 68 -j ACCEPT",
+    "-A MAILFW-IN -p icmp -m icmp --icmp-type 4 -j DROP",
+    "-A MAILFW-IN -p icmp -m icmp --icmp-type 5 -j DROP",
+    "-A MAILFW-IN -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN",
+    "-A MAILFW-IN -p icmp -m icmp --icmp-type 3 -j RETURN",
+    "-A MAILFW-IN -p icmp -m icmp --icmp-type 8 -j RETURN",
+    "-A MAILFW-IN -p icmp -m icmp --icmp-type 11 -j RETURN",
+    "-A MAILFW-IN -p icmp -m icmp --icmp-type 12 -j RETURN",
+    "-A MAILFW-IN -d 255.255.255.255/32 -p udp -m udp --sport 67 --dport 68 -j RETURN",
     "-A MAILFW-IN -m conntrack --ctstate INVALID -j DROP",
     "-A MAILFW-IN -m addrtype ! --dst-type LOCAL -j DROP",
     "-A MAILFW-IN -j MAILFW-OPEN",
-    "-A MAILFW-IN -j ACCEPT",
     "-A MAILFW-OPEN -p tcp -m conntrack --ctorigdstport 25 -m comment --comment smtp -j RETURN",
     "-A MAILFW-OPEN -s 10.20.0.0/16 -p tcp -m conntrack --ctorigdstport 143 -m comment --comment imap -j RETURN",
     "-A MAILFW-OPEN -p tcp -m conntrack --ctorigdstport 465 -m comment --comment submissions -j RETURN",
     "-A MAILFW-OPEN -p udp -m conntrack --ctorigdstport 51820 -m comment --comment wireguard -j RETURN",
     "-A MAILFW-OPEN -j MAILFW-DROP",
+    "COMMIT",
+    "*filter",
+    ":MAILFW-ACCEPT - [0:0]",
+    ":MAILFW-OUT - [0:0]",
+    "-A MAILFW-ACCEPT -j ACCEPT",
     "-A MAILFW-OUT -d 203.0.113.0/24 -p tcp -m tcp --sport 22 -m comment --comment ssh -j ACCEPT",
     "-A MAILFW-OUT -d 203.0.113.0/24 -p tcp -m tcp --sport 2222 -m comment --comment ssh -j ACCEPT",
     "COMMIT",
@@ -78,13 +90,11 @@ test("the IPv4 ruleset, line by line", () => {
 
 test("the IPv6 ruleset, line by line", () => {
   expect(ruleset(example, 6, owner).split("\n")).toEqual([
-    "*filter",
+    "*mangle",
     ":MAILFW-DROP - [0:0]",
     ":MAILFW-FWD - [0:0]",
     ":MAILFW-IN - [0:0]",
     ":MAILFW-OPEN - [0:0]",
-    ":MAILFW-OUT - [0:0]",
-    "-A MAILFW-DROP -p tcp -m tcp --dport 113 -m limit --limit 10/sec --limit-burst 20 -j REJECT --reject-with tcp-reset",
     "-A MAILFW-DROP -p tcp -m multiport --dports 135,139,445 -j DROP",
     "-A MAILFW-DROP -p udp -m multiport --dports 67,68,137,138 -j DROP",
     '-A MAILFW-DROP -m limit --limit 3/min --limit-burst 10 -j LOG --log-prefix "mail-firewall: " --log-level 6',
@@ -92,36 +102,54 @@ test("the IPv6 ruleset, line by line", () => {
     "-A MAILFW-FWD -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN",
     "-A MAILFW-FWD -i docker+ -j RETURN",
     "-A MAILFW-FWD -i br-+ -j RETURN",
+    "-A MAILFW-FWD -i podman+ -j RETURN",
+    "-A MAILFW-FWD -i cni+ -j RETURN",
+    "-A MAILFW-FWD -i lxdbr+ -j RETURN",
+    "-A MAILFW-FWD -i incusbr+ -j RETURN",
     "-A MAILFW-FWD -s 2001:db8:113::/48 -p tcp -m conntrack --ctorigdstport 22 -m comment --comment ssh -j RETURN",
     "-A MAILFW-FWD -s 2001:db8:113::/48 -p tcp -m conntrack --ctorigdstport 2222 -m comment --comment ssh -j RETURN",
     "-A MAILFW-FWD -m conntrack --ctstate DNAT -j MAILFW-OPEN",
     "-A MAILFW-FWD -o docker+ -j MAILFW-OPEN",
     "-A MAILFW-FWD -o br-+ -j MAILFW-OPEN",
+    "-A MAILFW-FWD -o podman+ -j MAILFW-OPEN",
+    "-A MAILFW-FWD -o cni+ -j MAILFW-OPEN",
+    "-A MAILFW-FWD -o lxdbr+ -j MAILFW-OPEN",
+    "-A MAILFW-FWD -o incusbr+ -j MAILFW-OPEN",
     '-A MAILFW-IN -m comment --comment "owner mail-firewall/prod/mail-mx1"',
-    "-A MAILFW-IN -s 2001:db8:113::/48 -p tcp -m tcp --dport 22 -m comment --comment ssh -j ACCEPT",
-    "-A MAILFW-IN -s 2001:db8:113::/48 -p tcp -m tcp --dport 2222 -m comment --comment ssh -j ACCEPT",
-    "-A MAILFW-IN -i lo -j ACCEPT",
+    "-A MAILFW-IN -s 2001:db8:113::/48 -p tcp -m tcp --dport 22 -m comment --comment ssh -j RETURN",
+    "-A MAILFW-IN -s 2001:db8:113::/48 -p tcp -m tcp --dport 2222 -m comment --comment ssh -j RETURN",
+    "-A MAILFW-IN -i lo -j RETURN",
     "-A MAILFW-IN -s ::1/128 -j DROP",
-    "-A MAILFW-IN -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
-    ...[1, 2, 3, 4, 128].map((type) => `-A MAILFW-IN -p ipv6-icmp -m icmp6 --icmpv6-type ${type} -j ACCEPT`),
-    "-A MAILFW-IN -s fe80::/10 -p ipv6-icmp -m icmp6 --icmpv6-type 130 -j ACCEPT",
-    "-A MAILFW-IN -s fe80::/10 -p ipv6-icmp -m icmp6 --icmpv6-type 131 -j ACCEPT",
-    "-A MAILFW-IN -s fe80::/10 -p ipv6-icmp -m icmp6 --icmpv6-type 132 -j ACCEPT",
-    "-A MAILFW-IN -s fe80::/10 -p ipv6-icmp -m icmp6 --icmpv6-type 143 -j ACCEPT",
-    "-A MAILFW-IN -p ipv6-icmp -m icmp6 --icmpv6-type 133 -m hl --hl-eq 255 -j ACCEPT",
-    "-A MAILFW-IN -p ipv6-icmp -m icmp6 --icmpv6-type 134 -m hl --hl-eq 255 -j ACCEPT",
-    "-A MAILFW-IN -p ipv6-icmp -m icmp6 --icmpv6-type 135 -m hl --hl-eq 255 -j ACCEPT",
-    "-A MAILFW-IN -p ipv6-icmp -m icmp6 --icmpv6-type 136 -m hl --hl-eq 255 -j ACCEPT",
-    "-A MAILFW-IN -s fe80::/10 -p udp -m udp --sport 547 --dport 546 -j ACCEPT",
+    "-A MAILFW-IN -s ::ffff:0.0.0.0/96 -j DROP",
+    "-A MAILFW-IN -p ipv6-icmp -m icmp6 --icmpv6-type 137 -j DROP",
+    "-A MAILFW-IN -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN",
+    "-A MAILFW-IN -p ipv6-icmp -m icmp6 --icmpv6-type 1 -j RETURN",
+    "-A MAILFW-IN -p ipv6-icmp -m icmp6 --icmpv6-type 2 -j RETURN",
+    "-A MAILFW-IN -p ipv6-icmp -m icmp6 --icmpv6-type 3 -j RETURN",
+    "-A MAILFW-IN -p ipv6-icmp -m icmp6 --icmpv6-type 4 -j RETURN",
+    "-A MAILFW-IN -p ipv6-icmp -m icmp6 --icmpv6-type 128 -j RETURN",
+    "-A MAILFW-IN -s fe80::/10 -p ipv6-icmp -m icmp6 --icmpv6-type 130 -j RETURN",
+    "-A MAILFW-IN -s fe80::/10 -p ipv6-icmp -m icmp6 --icmpv6-type 131 -j RETURN",
+    "-A MAILFW-IN -s fe80::/10 -p ipv6-icmp -m icmp6 --icmpv6-type 132 -j RETURN",
+    "-A MAILFW-IN -s fe80::/10 -p ipv6-icmp -m icmp6 --icmpv6-type 143 -j RETURN",
+    "-A MAILFW-IN -p ipv6-icmp -m icmp6 --icmpv6-type 133 -m hl --hl-eq 255 -j RETURN",
+    "-A MAILFW-IN -p ipv6-icmp -m icmp6 --icmpv6-type 134 -m hl --hl-eq 255 -j RETURN",
+    "-A MAILFW-IN -p ipv6-icmp -m icmp6 --icmpv6-type 135 -m hl --hl-eq 255 -j RETURN",
+    "-A MAILFW-IN -p ipv6-icmp -m icmp6 --icmpv6-type 136 -m hl --hl-eq 255 -j RETURN",
+    "-A MAILFW-IN -s fe80::/10 -p udp -m udp --sport 547 --dport 546 -j RETURN",
     "-A MAILFW-IN -m conntrack --ctstate INVALID -j DROP",
     "-A MAILFW-IN -m addrtype ! --dst-type LOCAL -j DROP",
     "-A MAILFW-IN -j MAILFW-OPEN",
-    "-A MAILFW-IN -j ACCEPT",
     "-A MAILFW-OPEN -p tcp -m conntrack --ctorigdstport 25 -m comment --comment smtp -j RETURN",
     "-A MAILFW-OPEN -s fd12::/48 -p tcp -m conntrack --ctorigdstport 143 -m comment --comment imap -j RETURN",
     "-A MAILFW-OPEN -p tcp -m conntrack --ctorigdstport 465 -m comment --comment submissions -j RETURN",
     "-A MAILFW-OPEN -p udp -m conntrack --ctorigdstport 51820 -m comment --comment wireguard -j RETURN",
     "-A MAILFW-OPEN -j MAILFW-DROP",
+    "COMMIT",
+    "*filter",
+    ":MAILFW-ACCEPT - [0:0]",
+    ":MAILFW-OUT - [0:0]",
+    "-A MAILFW-ACCEPT -j ACCEPT",
     "-A MAILFW-OUT -d 2001:db8:113::/48 -p tcp -m tcp --sport 22 -m comment --comment ssh -j ACCEPT",
     "-A MAILFW-OUT -d 2001:db8:113::/48 -p tcp -m tcp --sport 2222 -m comment --comment ssh -j ACCEPT",
     "COMMIT",
@@ -140,23 +168,14 @@ function changed(options: HostOptions, family: Family = 4): string[] {
 }
 
 /** The ways to the services of the host and of containers, as they are without options. */
-const everyWay = [
-  "- FWD -m conntrack --ctstate DNAT -j MAILFW-OPEN",
-  "- FWD -o docker+ -j MAILFW-OPEN",
-  "- FWD -o br-+ -j MAILFW-OPEN",
-  "- IN -j MAILFW-OPEN",
-  "- IN -j ACCEPT",
+const toContainers = [
+  "-m conntrack --ctstate DNAT",
+  ...["docker+", "br-+", "podman+", "cni+", "lxdbr+", "incusbr+"].map((bridge) => `-o ${bridge}`),
 ];
-const noOtherWay = [
-  "+ FWD -m conntrack --ctstate DNAT -j MAILFW-DROP",
-  "+ FWD -o docker+ -j MAILFW-DROP",
-  "+ FWD -o br-+ -j MAILFW-DROP",
-];
+const everyWay = [...toContainers.map((match) => `- FWD ${match} -j MAILFW-OPEN`), "- IN -j MAILFW-OPEN"];
+const noOtherWay = toContainers.map((match) => `+ FWD ${match} -j MAILFW-DROP`);
 const through = (name: string) =>
-  ["-m conntrack --ctstate DNAT", "-o docker+", "-o br-+"].flatMap((match) => [
-    `+ FWD -i ${name} ${match} -j MAILFW-OPEN`,
-    `+ FWD -i ${name} ${match} -j RETURN`,
-  ]);
+  toContainers.flatMap((match) => [`+ FWD -i ${name} ${match} -j MAILFW-OPEN`, `+ FWD -i ${name} ${match} -j RETURN`]);
 
 test.each<[string, HostOptions, Family, string[]]>([
   ["nothing", {}, 4, []],
@@ -169,7 +188,7 @@ test.each<[string, HostOptions, Family, string[]]>([
       ...through("eth0"),
       ...noOtherWay,
       "+ IN -i eth0 -j MAILFW-OPEN",
-      "+ IN -i eth0 -j ACCEPT",
+      "+ IN -i eth0 -j RETURN",
       "+ IN -j MAILFW-DROP",
     ],
   ],
@@ -182,7 +201,7 @@ test.each<[string, HostOptions, Family, string[]]>([
       ...through("ppp+"),
       ...noOtherWay,
       "+ IN -i ppp+ -j MAILFW-OPEN",
-      "+ IN -i ppp+ -j ACCEPT",
+      "+ IN -i ppp+ -j RETURN",
       "+ IN -j MAILFW-DROP",
     ],
   ],
@@ -197,10 +216,10 @@ test.each<[string, HostOptions, Family, string[]]>([
       "+ FWD -m conntrack --ctstate DNAT --ctorigdst 198.51.100.11 -j MAILFW-OPEN",
       "+ FWD -m conntrack --ctstate DNAT --ctorigdst 198.51.100.11 -j RETURN",
       ...noOtherWay,
-      "+ IN -d 198.51.100.10/32 -j MAILFW-OPEN",
-      "+ IN -d 198.51.100.10/32 -j ACCEPT",
-      "+ IN -d 198.51.100.11/32 -j MAILFW-OPEN",
-      "+ IN -d 198.51.100.11/32 -j ACCEPT",
+      "+ IN -m conntrack --ctorigdst 198.51.100.10 -j MAILFW-OPEN",
+      "+ IN -m conntrack --ctorigdst 198.51.100.10 -j RETURN",
+      "+ IN -m conntrack --ctorigdst 198.51.100.11 -j MAILFW-OPEN",
+      "+ IN -m conntrack --ctorigdst 198.51.100.11 -j RETURN",
       "+ IN -j MAILFW-DROP",
     ],
   ],
@@ -213,8 +232,8 @@ test.each<[string, HostOptions, Family, string[]]>([
       "+ FWD -i eth0 -m conntrack --ctstate DNAT --ctorigdst 2001:db8:51::10 -j MAILFW-OPEN",
       "+ FWD -i eth0 -m conntrack --ctstate DNAT --ctorigdst 2001:db8:51::10 -j RETURN",
       ...noOtherWay,
-      "+ IN -d 2001:db8:51::10/128 -i eth0 -j MAILFW-OPEN",
-      "+ IN -d 2001:db8:51::10/128 -i eth0 -j ACCEPT",
+      "+ IN -i eth0 -m conntrack --ctorigdst 2001:db8:51::10 -j MAILFW-OPEN",
+      "+ IN -i eth0 -m conntrack --ctorigdst 2001:db8:51::10 -j RETURN",
       "+ IN -j MAILFW-DROP",
     ],
   ],
@@ -231,16 +250,16 @@ test.each<[string, HostOptions, Family, string[]]>([
     [
       "+ FWD -i wg0 -j RETURN",
       "+ FWD -s 10.8.0.0/24 -j RETURN",
-      "+ IN -i br-+ -j ACCEPT",
-      "+ IN -i wg0 -j ACCEPT",
-      "+ IN -s 10.8.0.0/24 -j ACCEPT",
+      "+ IN -i br-+ -j RETURN",
+      "+ IN -i wg0 -j RETURN",
+      "+ IN -s 10.8.0.0/24 -j RETURN",
     ],
   ],
   [
     "trusted interfaces and networks, IPv6",
     { trustedInterfaces: ["wg0"], trustedNetworks: ["fd12::/48", "10.8.0.0/24"] },
     6,
-    ["+ FWD -i wg0 -j RETURN", "+ FWD -s fd12::/48 -j RETURN", "+ IN -i wg0 -j ACCEPT", "+ IN -s fd12::/48 -j ACCEPT"],
+    ["+ FWD -i wg0 -j RETURN", "+ FWD -s fd12::/48 -j RETURN", "+ IN -i wg0 -j RETURN", "+ IN -s fd12::/48 -j RETURN"],
   ],
   [
     "a trusted network that is forged on the external interface",
@@ -252,9 +271,9 @@ test.each<[string, HostOptions, Family, string[]]>([
       ...through("eth0"),
       ...noOtherWay,
       "+ IN -s 10.8.0.0/24 -i eth0 -j DROP",
-      "+ IN -s 10.8.0.0/24 -j ACCEPT",
+      "+ IN -s 10.8.0.0/24 -j RETURN",
       "+ IN -i eth0 -j MAILFW-OPEN",
-      "+ IN -i eth0 -j ACCEPT",
+      "+ IN -i eth0 -j RETURN",
       "+ IN -j MAILFW-DROP",
     ],
   ],
@@ -311,30 +330,16 @@ test("all options at once stand in this order", () => {
     trustedNetworks: ["10.8.0.0/24"],
   };
   const lines = ruleset(example, 4, owner, settingsOf(options)).split("\n");
-  const from = lines.indexOf("-A MAILFW-IN -p udp -m udp --sport 67 --dport 68 -j ACCEPT");
+  const from = lines.indexOf("-A MAILFW-IN -d 255.255.255.255/32 -p udp -m udp --sport 67 --dport 68 -j RETURN");
   expect(lines.slice(from + 1, from + 8)).toEqual([
     "-A MAILFW-IN -s 10.8.0.0/24 -i eth0 -j DROP",
-    "-A MAILFW-IN -i wg0 -j ACCEPT",
-    "-A MAILFW-IN -s 10.8.0.0/24 -j ACCEPT",
+    "-A MAILFW-IN -i wg0 -j RETURN",
+    "-A MAILFW-IN -s 10.8.0.0/24 -j RETURN",
     "-A MAILFW-IN -m conntrack --ctstate INVALID -j DROP",
     "-A MAILFW-IN -m addrtype ! --dst-type LOCAL -j DROP",
-    "-A MAILFW-IN -d 198.51.100.10/32 -i eth0 -j MAILFW-OPEN",
-    "-A MAILFW-IN -d 198.51.100.10/32 -i eth0 -j ACCEPT",
+    "-A MAILFW-IN -i eth0 -m conntrack --ctorigdst 198.51.100.10 -j MAILFW-OPEN",
+    "-A MAILFW-IN -i eth0 -m conntrack --ctorigdst 198.51.100.10 -j RETURN",
   ]);
-});
-
-test("a policy that opens tcp/113 itself decides alone who is answered there", () => {
-  const identd = { protocol: "tcp", port: 113, from: ["10.0.0.0/8"] };
-  for (const family of [4, 6] as const) {
-    const text = ruleset(rulesOf({ ssh: ["public"], ports: { identd } }), family, owner);
-    expect(text.match(/.*port 113 .*/g) ?? []).toEqual(
-      family === 4
-        ? ["-A MAILFW-OPEN -s 10.0.0.0/8 -p tcp -m conntrack --ctorigdstport 113 -m comment --comment identd -j RETURN"]
-        : [],
-    );
-  }
-  const udp = { protocol: "udp", port: 113, from: ["public"] };
-  expect(ruleset(rulesOf({ ssh: ["public"], ports: { udp } }), 4, owner)).toContain("--reject-with tcp-reset");
 });
 
 const family = fc.constantFrom(4 as const, 6 as const);
@@ -348,17 +353,22 @@ test("every ruleset keeps SSH first, drops last, and fits a preview, which cuts 
       expect(inbound.slice(1, 1 + ssh.length)).toEqual(ssh);
       // No state, no interface, no address of the host: nothing that may be wrong, or change.
       for (const line of ssh)
-        expect(line).toMatch(/^-A MAILFW-IN (-s \S+ )?-p tcp -m tcp --dport 22 -m comment --comment ssh -j ACCEPT$/);
+        expect(line).toMatch(/^-A MAILFW-IN (-s \S+ )?-p tcp -m tcp --dport 22 -m comment --comment ssh -j RETURN$/);
       // What the list gives back has been named; at its end, and beside it, everything else is dropped.
       const limited = inbound.at(-1) === "-A MAILFW-IN -j MAILFW-DROP";
       expect(limited).toBe(options.externalInterface !== undefined || options.externalAddress !== undefined);
-      if (!limited) expect(inbound.slice(-2)).toEqual(["-A MAILFW-IN -j MAILFW-OPEN", "-A MAILFW-IN -j ACCEPT"]);
+      if (!limited) expect(inbound.at(-1)).toBe("-A MAILFW-IN -j MAILFW-OPEN");
       const open = lines.filter((line) => line.startsWith("-A MAILFW-OPEN "));
       expect(open.at(-1)).toBe("-A MAILFW-OPEN -j MAILFW-DROP");
       expect(open.slice(0, -1).every((line) => / --ctorigdstport \d+ .* -j RETURN$/.test(line))).toBe(true);
       expect(lines.filter((line) => line.startsWith("-A MAILFW-DROP ")).at(-1)).toBe("-A MAILFW-DROP -j DROP");
       expect(Math.max(...lines.map((line) => line.length))).toBeLessThan(150);
-      expect(new Set(lines).size).toBe(lines.length);
+      // In mangle nothing is accepted, so that whoever refuses is still asked; what filter accepts has been judged there.
+      expect(lines.filter((line) => line.endsWith("-j ACCEPT") && !line.startsWith("-A MAILFW-OUT "))).toEqual([
+        "-A MAILFW-ACCEPT -j ACCEPT",
+      ]);
+      const all = lines.filter((line) => line.startsWith("-A "));
+      expect(new Set(all).size).toBe(all.length);
       expect(lines.filter((line) => / {2}|undefined/.test(line))).toEqual([]);
     }),
   );
@@ -419,7 +429,9 @@ test("the longest line that a policy and options can make fits a preview", () =>
 });
 
 test("both families, as the script on the host reads them", () => {
-  expect(rulesets(example, owner)).toBe(`# IPv4\n${ruleset(example, 4, owner)}# IPv6\n${ruleset(example, 6, owner)}`);
+  expect(rulesets(example, owner)).toBe(
+    `# IPv4\n${ruleset(example, 4, owner)}# IPv6\n${ruleset(example, 6, owner)}# end\n`,
+  );
 });
 
 test("an owner may be any text, and its comment stays one word", () => {
@@ -450,9 +462,11 @@ test.each<[HostOptions, Record<string, string>]>([
     loopback: "accepted: it never leaves the host",
     "invalid or spoofed packets":
       "dropped: a security group knows no connection-tracking state INVALID, and no loopback",
-    "neighbour discovery and DHCP": "accepted: security groups let them pass without a rule",
+    "misleading ICMP":
+      "dropped: redirects and source quench, which a security group admits with the connection that they are about",
+    "neighbour discovery and DHCP":
+      "accepted from neighbours, of DHCP over IPv4 only broadcasts: a VPC answers both itself, which no security group filters",
     "broadcast and multicast": "dropped: a VPC delivers neither to a service",
-    ident: "tcp/113 is refused, up to 10 a second: a security group can only stay silent",
     ...(options.logging !== "off" && { logging: "3/min of the dropped packets: AWS has VPC flow logs" }),
   };
   expect(hostOnly(settingsOf(options))).toEqual({ ...always, ...expected });
