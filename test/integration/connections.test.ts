@@ -347,7 +347,7 @@ describe("a host key that is not checked", () => {
 
 test("a shell that prints: only the script's own line counts", async () => {
   const host = await startHost();
-  await host.run("echo 'echo hello; echo hello >&2' >/root/.bashrc");
+  await host.run("echo 'echo hello; echo hello >&2' >~/.bashrc");
   await deploys(await started({ hosts: { mx1: placeOf(host) } }), host);
 });
 
