@@ -256,6 +256,6 @@ nothing() {
 # anything is touched; where no such network can be made, it finds nothing.
 rehearse() {
   unshare --net true 2>/dev/null || return 0
-  unshare --net "$(tool "$1" -restore)" --noflush <"$2/rules.v$1" 2>"$dir/refused" ||
+  unshare --net "$(tool "$1" -restore)" -w 1 --noflush <"$2/rules.v$1" 2>"$dir/refused" ||
     grep -q 'xtables lock' "$dir/refused" # which iptables-legacy has only one of; for the rules themselves it is waited for
 }
