@@ -192,7 +192,7 @@ describe("a stack with two hosts", () => {
     });
     expect(await compare("--ip6tables", files.group)).toMatchObject({
       code: 1,
-      output: expect.stringContaining("this is no output of iptables-save") as string,
+      output: expect.stringContaining("line 1 is not one of iptables-save") as string,
     });
     expect((await stack.execute("node", cli, "compare", "--iptables", files.iptables)).code).toBe(64);
   });
