@@ -32,7 +32,7 @@ async function commandsOf(
     {
       newResource: ({ type, name, inputs }) => {
         if (type === "command:remote:Command") found.push({ ...(inputs as Omit<Command, "name">), name });
-        return { id: name, state: { stdout: "applied 0123456789ab-0123abcd" } };
+        return { id: name, state: { stdout: name.endsWith("-apply") ? "applied 0123456789ab-0123abcd" : "confirmed" } };
       },
       call: () => ({}),
     },
@@ -58,10 +58,9 @@ const verbs: Record<string, RegExp> = {
   confirm: new RegExp(`^${script} confirm$`),
   reconfirm: new RegExp(`^${script} confirm --again$`),
 };
-const removals: Record<string, RegExp> = {
-  install: new RegExp(`^${script} uninstall$`),
-  apply: new RegExp(`^${script} remove --owned$`),
-};
+const removal = (verb: string) =>
+  new RegExp(`^(sudo -n )?sh -c 'test ! -e (/usr/local/sbin/mail-firewall) \\|\\| exec \\2 ${verb}'$`);
+const removals: Record<string, RegExp> = { install: removal("uninstall"), apply: removal("remove --owned") };
 const ownerLine = /^-A MAILFW-IN -m comment --comment "owner [\w.!~*()%/-]*"$/;
 
 /** The texts that `install` may have: one for root, one for others. */

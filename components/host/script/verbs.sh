@@ -121,9 +121,12 @@ new rules are live once more for as long: run pulumi up again now, or change the
 }
 
 rollback() {
-  [ "$(pending)" = "$1" ] || return 0 # before anybody is killed for it
-  lock 5 by_force
-  [ "$(pending)" = "$1" ] || return 0
+  local waiting
+  waiting=$(cat "$run/pending" 2>/dev/null) || return 0
+  [ "${waiting% *}" = "$1" ] || return 0
+  lock 5 "$waiting"
+  # The same rules may have got another window meanwhile.
+  [ "$(cat "$run/pending" 2>/dev/null)" = "$waiting" ] || return 0
   go_back
 }
 

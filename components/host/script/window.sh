@@ -84,15 +84,16 @@ holders() {
   done | grep -vx "$$" || :
 }
 
-# lock SECONDS [by_force]: one at a time. Whoever is killed leaves the lock free once what it started has ended. By force, whoever does
-# not end is killed: rules that nobody confirmed must go, whatever hangs.
+# lock SECONDS [PENDING]: one at a time. Whoever is killed leaves the lock free once what it started has ended. With a line of
+# `pending`, whoever does not end is killed, as long as that line stands: rules that nobody confirmed must go, whatever hangs.
 lock() {
   local waited=0
   mkdir -p "$run" || fail 'nothing was changed'
   exec 9>>"$run/lock"
   until flock -n 9; do
     if [ "$waited" -ge "$1" ]; then
-      [ "${2-}" = by_force ] || fail "another run of it has not ended in $1 s; nothing was changed"
+      [ -n "${2-}" ] || fail "another run of it has not ended in $1 s; nothing was changed"
+      [ "$(cat "$run/pending" 2>/dev/null)" = "$2" ] || exit 0
       # shellcheck disable=SC2046 # one word a process
       kill -KILL $(holders) 2>/dev/null || :
     fi
