@@ -7,7 +7,7 @@ import { hostOnly, otherwise } from "./host/residue";
 import { exposure } from "./policy/exposure";
 import { warnings, type Policy, type PolicyArgs } from "./policy/policy";
 
-interface Declaration {
+export interface Declaration {
   readonly name: string;
   readonly args: Required<PolicyArgs>;
   readonly host: HostOptions;
@@ -21,6 +21,8 @@ interface Declaration {
   readonly hostsAtOnce: boolean;
   /** The host that was declared last, after which the next one changes. */
   latest: pulumi.Resource | undefined;
+  /** The hosts behind each bastion, by its place, in their order. */
+  readonly behind: Map<unknown, pulumi.Resource[]>;
 }
 
 /**

@@ -2,12 +2,13 @@ import * as pulumi from "@pulumi/pulumi";
 
 import { cloudOnly, cloudRule, groupRules } from "./cloud/groupRules";
 import { awsKeys, checkAws, MailSecurityGroup, type AwsArgs } from "./cloud/securityGroup";
-import { declared, policyInputs, warn } from "./declared";
+import { declared, policyInputs, warn, type Declaration } from "./declared";
 import { undeclared } from "./equivalence";
 import { logIn } from "./host/connection";
 import { checkReachable, readNamedHost, type HostArgs } from "./host/hostArgs";
 import { HostFirewall } from "./host/hostFirewall";
 import { hostOptionKeys, readHostOptions, type HostOptions, type HostSettings } from "./host/hostOptions";
+import { checkPlace, placeOf } from "./host/places";
 import { checkPrivateKey } from "./host/privateKey";
 import { hostOnly, otherwise } from "./host/residue";
 import { ruleset } from "./host/ruleset";
@@ -77,6 +78,9 @@ export class MailFirewall extends pulumi.ComponentResource {
     const faults = new Faults();
     faults.unknownKeys(args, ["sshPorts", ...firewallKeys], "");
     const { policy, settings, hostSettings } = readFirewall(args, "", faults);
+    if (isRecord(args.hosts)) {
+      for (const [key, host] of Object.entries(args.hosts)) checkPlace(host, join(join("hosts", key), "host"), faults);
+    }
     if (faults.list.length > 0) throw new pulumi.RunError(report(`MailFirewall "${name}"`, faults.list));
     if (args.aws) for (const one of [settings, ...Object.values(hostSettings)]) prove(name, policy, one, args.aws);
     const inputs = policyInputs(policy, opts);
@@ -99,6 +103,7 @@ export class MailFirewall extends pulumi.ComponentResource {
       hosts: Object.keys(hosts).map((key) => `${name}-${key}`),
       hostsAtOnce,
       latest: undefined,
+      behind: new Map(),
     });
 
     const group = aws && new MailSecurityGroup(name, { ...policyArgs, ...aws }, { parent: this });
@@ -164,17 +169,34 @@ function deploy(
   }
   const settings = isRecord(args) ? readHostOptions(args, "", faults, firewall.settings) : firewall.settings;
   checkReachable(args.host, firewall.policy.ssh, "", faults);
+  checkPlace(args, "host", faults);
   if (faults.list.length > 0) throw new pulumi.RunError(report(`${firewall.name}.addHost("${name}")`, faults.list));
   if (firewall.aws) prove(firewall.name, firewall.policy, settings, firewall.aws);
   const own = Object.fromEntries(Object.entries(args).filter(([, value]) => value !== undefined)) as HostArgs;
-  const before = firewall.hostsAtOnce ? undefined : firewall.latest;
+  const before = firewall.hostsAtOnce ? behindBastion(firewall, args).at(-mostBehindBastion) : firewall.latest;
   const host = new HostFirewall(
     `${firewall.name}-${name}`,
     { ...firewall.host, ...own, ...logIn(args, firewall.logIn), ...firewall.args },
     pulumi.mergeOptions({ parent: component, dependsOn: before }, opts),
   );
   firewall.latest = host;
+  behindBastion(firewall, args).push(host);
   return host;
+}
+
+/**
+ * How many hosts behind one bastion change at the same time. An sshd refuses connections at random where more than ten wait for their
+ * log-in (MaxStartups 10:30:100).
+ */
+const mostBehindBastion = 8;
+
+/** The hosts of a firewall that are reached through the same bastion, in their order; none without a bastion. */
+function behindBastion({ behind }: Declaration, { bastion }: HostArgs): pulumi.Resource[] {
+  if (bastion === undefined) return [];
+  const key = placeOf(bastion) ?? bastion.host; // an output is itself
+  const hosts = behind.get(key) ?? [];
+  behind.set(key, hosts);
+  return hosts;
 }
 
 /**
@@ -262,9 +284,8 @@ export function readFirewall(args: MailFirewallArgs, at: string, faults: Faults)
     sshPorts.push(...readNamedHost(name, host, where, faults));
     if (!isRecord(host)) continue;
     hostSettings[name] = readHostOptions(host, where, faults, settings);
-    if (typeof host.host !== "string") continue;
-    const behind = isRecord(host.bastion) ? host.bastion.host : undefined; // a private address may be there twice
-    const place = JSON.stringify([host.host, host.port ?? 22, behind]);
+    const place = placeOf(host);
+    if (place === undefined) continue;
     const twin = places.get(place);
     if (twin !== undefined) faults.add(join(where, "host"), `${show(host.host)} is also ${twin}; delete one`);
     places.set(place, name);

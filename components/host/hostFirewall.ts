@@ -9,6 +9,7 @@ import { applied, confirmed, said } from "./answers";
 import { connection, connectionWarnings } from "./connection";
 import { checkReachable, hostKeys, instanceWord, readHost, type HostArgs } from "./hostArgs";
 import { defaultSettings, hostWarnings, readHostOptions, type HostSettings } from "./hostOptions";
+import { checkPlace, takePlace } from "./places";
 import { fitsOwner, rulesets } from "./ruleset";
 import { scriptText } from "./script";
 
@@ -38,6 +39,8 @@ export class HostFirewall extends pulumi.ComponentResource {
     for (const warning of hostWarnings(settings, rules(policy))) void pulumi.log.warn(warning, this);
 
     for (const warning of connectionWarnings(name, args)) void pulumi.log.warn(warning, this);
+    const twin = takePlace(name, args);
+    if (twin !== undefined) void pulumi.log.warn(twin, this);
 
     const isRoot = (args.user ?? "root") === "root";
     const sudo = isRoot ? "" : "sudo -n ";
@@ -157,6 +160,7 @@ function readHostFirewall(name: string, args: HostFirewallArgs): { policy: Polic
   const settings = readHostOptions(args, "", faults);
   const policy = readPolicy({ ...args, sshPorts: [] }, "", { any: true, sshPorts }, faults);
   checkReachable(args.host, policy.ssh, "", faults);
+  checkPlace(args, "host", faults);
   if (!fitsOwner(ownerOf(name))) faults.add("name", "is too long to be marked as the owner's on the host; shorten it");
   if (faults.list.length > 0) throw new pulumi.RunError(report(`HostFirewall "${name}"`, faults.list));
   return { policy, settings };

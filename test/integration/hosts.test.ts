@@ -233,6 +233,95 @@ test.each([
   },
 );
 
+describe("one machine under two names of a stack", () => {
+  const [one, two] = ["mail-firewall/test/mail-mx1", "mail-firewall/test/mail-mx2"];
+  const textOf = (name: string, services = {}) => expectedRulesets(name, services);
+
+  test("is refused once both are confirmed; when one goes, the other keeps rules; when both have gone, none are left", async () => {
+    await deploy(textOf(one));
+    await deploy(textOf(two)); // as a new name, it is welcome
+    expect(await firewall("apply", textOf(one, { imaps: ["public"] }))).toEqual({
+      code: 1,
+      stdout: "",
+      stderr:
+        `mail-firewall: this machine is both ${one} and ${two}, which undo each other; delete one of the two hosts. ` +
+        `If ${two} is gone already, set takeOver: true for one pulumi up\nmail-firewall: nothing was changed\n`,
+    });
+    expect(await live(host)).toBe(textOf(two));
+    const { notices } = JSON.parse((await firewall("status --json")).stdout) as Awaited<ReturnType<typeof status>>;
+    expect(notices).toContainEqual({
+      kind: "claims",
+      text: `this machine is also ${one} of the same stack: delete one of the two, or, if ${one} is gone, deploy once with takeOver: true`,
+    });
+    expect(await firewall("remove --owned", textOf(two))).toMatchObject({
+      code: 0,
+      stdout: `kept: this machine is also ${one}; by hand: ${command} remove\n`,
+    });
+    expect(await live(host)).toBe(textOf(two));
+    await deploy(textOf(one, { imaps: ["public"] }));
+    expect(await firewall("remove --owned", textOf(one, { imaps: ["public"] }))).toMatchObject({ stdout: "removed\n" });
+    expect(await live(host)).toBe(none);
+  });
+
+  test.each<[string, () => Promise<void>]>([
+    ["without an interruption", () => Promise.resolve()],
+    [
+      "after a first attempt that went back",
+      async () => {
+        await applied(textOf(two), "--rollback 1");
+        await wentBack(textOf(one));
+      },
+    ],
+    [
+      "after a first attempt whose confirm was refused",
+      async () => expect(await firewall("confirm", "applied 0123456789ab-01234567")).toMatchObject({ code: 1 }),
+    ],
+  ])("is a new name of it where the old one goes: %s", async (_, before) => {
+    await deploy(textOf(one));
+    await before();
+    await deploy(textOf(two));
+    expect(await firewall("remove --owned", textOf(one))).toMatchObject({
+      stdout: `kept: the owner is now ${two}; by hand: ${command} remove\n`,
+    });
+    await deploy(textOf(two, { imaps: ["public"] }));
+    // And back again.
+    await deploy(textOf(one));
+    expect(await firewall("remove --owned", textOf(two, { imaps: ["public"] }))).toMatchObject({ code: 0 });
+    expect(await firewall("remove --owned", textOf(one))).toMatchObject({ stdout: "removed\n" });
+  });
+
+  test("takeOver ends what a name claims that is gone without a word", async () => {
+    await deploy(textOf(one));
+    await deploy(textOf(two));
+    expect(await firewall("apply", textOf(one))).toMatchObject({ code: 1 });
+    const token = await applied(textOf(one), "--take-over");
+    expect(await firewall("confirm", token)).toMatchObject({ code: 0 });
+    await deploy(textOf(one, { imaps: ["public"] }));
+    expect(await firewall("remove --owned", textOf(one, { imaps: ["public"] }))).toMatchObject({ stdout: "removed\n" });
+  });
+});
+
+describe("the same names in two backends of Pulumi", () => {
+  test("whoever did not deploy what is there removes nothing", async () => {
+    await deploy(older);
+    await deploy(newer);
+    expect(await firewall("remove --owned", older)).toMatchObject({
+      code: 0,
+      stdout: `kept: others were deployed here since, by the same name; by hand: ${command} remove\n`,
+    });
+    expect(await live(host)).toBe(newer);
+    expect(await firewall("remove --owned", newer)).toMatchObject({ stdout: "removed\n" });
+  });
+
+  test("rules that were never confirmed do not stand in the way of a destroy", async () => {
+    await deploy(older);
+    await applied(newer, "--rollback 1");
+    await wentBack(older);
+    expect(await firewall("remove --owned", newer)).toMatchObject({ stdout: "removed\n" });
+    expect(await live(host)).toBe(none);
+  });
+});
+
 test.each([
   ["quotes and a command", `it's "mine" $(touch /tmp/x) \`touch /tmp/x\`; reboot`],
   ["lines", "a\n-A INPUT -j ACCEPT\nCOMMIT"],

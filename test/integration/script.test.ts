@@ -336,7 +336,7 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
     const run = (verb: string, text = "") => host.run(`${command} ${verb}`, text);
     expect(await run("remove --owned", example)).toMatchObject({
       code: 0,
-      stdout: "kept: the owner is now mail-firewall/prod/other\n",
+      stdout: "kept: the owner is now mail-firewall/prod/other; by hand: /usr/local/sbin/mail-firewall remove\n",
     });
     expect(await run("uninstall")).toMatchObject({ code: 0, stdout: "kept: the rules are live\n" });
     expect(await live(host)).toBe(theirs);

@@ -16,6 +16,7 @@ const hostKey = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHyrmZFHMFmhYYIcPPRxUWkWDKZ
 const privateKey = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAAA\n-----END OPENSSH PRIVATE KEY-----\n";
 const policy: PolicyArgs = { services: { imaps: ["public"] }, ssh: ["203.0.113.0/24"] };
 const mx1: HostArgs = { host: "198.51.100.10", hostKey };
+const mx2: HostArgs = { host: "198.51.100.11", hostKey: hostKey.replace("AAIHy", "AAIHz") };
 const vpcId = "vpc-0abc";
 
 const kinds: Record<string, string> = {
@@ -140,8 +141,7 @@ const inputsOf = (resources: Seen[], name: string) => resources.find((resource) 
 describe("MailFirewall", () => {
   test("registers exactly its group, the group's rules and four commands a host, each under its parent", async () => {
     const { resources, warned } = await run(
-      () =>
-        new MailFirewall("mail", { ...policy, hosts: { mx1, mx2: { ...mx1, host: "198.51.100.11" } }, aws: { vpcId } }),
+      () => new MailFirewall("mail", { ...policy, hosts: { mx1, mx2 }, aws: { vpcId } }),
     );
     expect(where(resources)).toEqual(
       [
@@ -324,7 +324,7 @@ describe("egress", () => {
   });
 
   test.each<[string, () => unknown]>([
-    ["firewall", () => new MailFirewall("mail", { ...policy, egress, hosts: { mx1, mx2: { ...mx1, host: "mx2" } } })],
+    ["firewall", () => new MailFirewall("mail", { ...policy, egress, hosts: { mx1, mx2 } })],
     ["host", () => new HostFirewall("mx1", { ...policy, egress, ...mx1 })],
   ])("a %s without a group says once that it has no effect", async (_, create) => {
     expect((await run(create)).warned).toEqual([noEffect]);
@@ -447,6 +447,78 @@ describe("HostFirewall", () => {
   });
 });
 
+describe("one machine under two names", () => {
+  const firewall = (name: string, hosts: Record<string, HostArgs>) => new MailFirewall(name, { ...policy, hosts });
+
+  test.each<[string, () => unknown, string]>([
+    [
+      "in a firewall",
+      () => firewall("mail", { mx1, mx2: { ...mx1, user: "admin" } }),
+      'MailFirewall "mail": 1 fault; nothing was touched\n  hosts.mx2.host: "198.51.100.10" is also mx1; delete one',
+    ],
+    [
+      "in two firewalls",
+      () => [firewall("a", { mx1 }), firewall("b", { mx2, mx: mx1 })],
+      'MailFirewall "b": 1 fault; nothing was touched\n  hosts.mx.host: "198.51.100.10" is also HostFirewall "a-mx1"; delete one',
+    ],
+    [
+      "added later",
+      () => firewall("a", { mx1 }).addHost("mx2", mx1),
+      'a.addHost("mx2"): 1 fault; nothing was touched\n  host: "198.51.100.10" is also HostFirewall "a-mx1"; delete one',
+    ],
+    [
+      "alone",
+      () => [new HostFirewall("a", { ...policy, ...mx1 }), new HostFirewall("b", { ...policy, ...mx1 })],
+      'HostFirewall "b": 1 fault; nothing was touched\n  host: "198.51.100.10" is also HostFirewall "a"; delete one',
+    ],
+  ])("is refused %s", async (_, create, expected) => {
+    await run(() => {
+      expect(create).toThrow(expected);
+    });
+  });
+
+  test("is no fault in another run of the program, on another port, or behind another bastion", async () => {
+    await run(() => firewall("mail", { mx1 }));
+    const { warned } = await run(() =>
+      firewall("mail", {
+        ...{ mx1, mx2: { ...mx2, host: mx1.host, port: 2222 } },
+        mx3: { host: mx1.host, insecureIgnoreHostKey: true, bastion: { host: "jump", hostKey } },
+      }),
+    );
+    expect(warned.filter((text) => text.includes("same"))).toEqual([]);
+  });
+
+  test("that only the host key tells is warned of, because clones have one key, too", async () => {
+    const { warned } = await run(() => firewall("mail", { mx1, mx2: { ...mx2, hostKey: `${hostKey} root@mx1` } }));
+    expect(warned).toEqual([expect.stringMatching(/^mail-mx2 has the same host key as mail-mx1\. If the two are one/)]);
+  });
+});
+
+describe("hosts that change at once", () => {
+  test("wait for each other only behind one bastion, eight at a time", async () => {
+    const bastion = { host: "jump", hostKey };
+    const hosts = Array.from({ length: 10 }, (_, i) => `m${i}`);
+    const begun: string[] = [];
+    const { result } = await run(() => {
+      const firewall = new MailFirewall("mail", { ...policy, aws: { vpcId }, hostsAtOnce: true });
+      const add = (name: string, more: Partial<HostArgs>) =>
+        firewall.addHost(name, { host: name, insecureIgnoreHostKey: true, ...more });
+      // The first one ends when the last one that need not wait for it has begun.
+      let end: (host: string) => void;
+      const host = pulumi.output(new Promise<string>((resolve) => (end = resolve)));
+      const all = hosts.map((name, i) => add(name, { bastion, ...(i === 0 && { host }) }));
+      add("direct", {}).status.apply(() => begun.push("direct"));
+      all.forEach((one, i) => one.status.apply(() => begun.push(hosts[i]!)));
+      all[7]!.status.apply(() => setTimeout(() => end("m0"), 100));
+      return all;
+    });
+    await Promise.all(result.map((one) => resolve(one.status)));
+    expect(begun.indexOf("m8")).toBeGreaterThan(begun.indexOf("m0"));
+    expect(begun.indexOf("m7")).toBeLessThan(begun.indexOf("m0"));
+    expect(begun.indexOf("direct")).toBeLessThan(begun.indexOf("m0"));
+  });
+});
+
 describe("ways to log in", () => {
   const loginsOf = (resources: Seen[], name: string) => {
     const open = (value: unknown): unknown => {
@@ -503,7 +575,7 @@ describe("ways to log in", () => {
     const { warned } = await run(() => {
       const firewall = new MailFirewall("mail", { ...policy, hosts: { mx1: unknown } });
       firewall.addHost("mx2", { ...mx1, bastion: { ...unknown, host: pulumi.output("jump") } });
-      firewall.addHost("mx3", { ...mx1, insecureIgnoreHostKey: false });
+      firewall.addHost("mx3", { ...mx2, insecureIgnoreHostKey: false });
     });
     expect(warned).toEqual([
       `mail-mx1: the host key of 198.51.100.10 ${end}`,
@@ -732,7 +804,7 @@ describe("what changes, in words", () => {
       return {
         host: new HostFirewall("mx1", { ...policy, ...mx1 }),
         group: new MailSecurityGroup("group", { ...policy, vpcId }),
-        below: firewall.addHost("mx1", mx1),
+        below: firewall.addHost("mx1", mx2),
       };
     });
     const { host, group, below } = result;

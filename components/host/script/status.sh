@@ -96,6 +96,14 @@ outward_bridges() {
     sed 's/.*/the default route leaves by &, which is taken for a bridge of containers: to all behind it, published ports are open/' || :
 }
 
+# other_claims: the other names by which the stack that has this machine knows it.
+other_claims() {
+  local here
+  here=$(owner_here)
+  grep -vxF -- "$here" "$etc/claims" 2>/dev/null |
+    sed "s|.*|this machine is also & of the same stack: delete one of the two, or, if & is gone, deploy once with takeOver: true|" || :
+}
+
 check_listeners() {
   local ephemeral protocol port name
   # Whoever only asks others uses ports above.
@@ -192,6 +200,7 @@ status() {
   [ "$families" = '4 6' ] || echo 'the kernel has no IPv6: only the IPv4 rules are loaded' | note notice families
   at_work | sed 's/ .*/ is on beside our rules/' | note difference others
   outward_bridges | note notice outward
+  other_claims | note notice claims
   [ ! -d "$dir/expected" ] || check_listeners
 
   owner=$(owner_here)

@@ -56,3 +56,28 @@ confirmed() {
   done
   nothing
 }
+
+# Whose machine it is. A resource that gets a new name deploys by the new one before it removes by the old one. So does a machine that a
+# program names twice; there the old name does not go. `claims` holds each owner whose rules were confirmed here, and who has not left.
+
+# has_claim OWNER
+has_claim() {
+  grep -qxF -- "$1" "$etc/claims" 2>/dev/null
+}
+
+# stack_of OWNER: a resource's name may hold slashes, those of a project and a stack do not.
+stack_of() {
+  echo "$1" | cut -d / -f 1-2
+}
+
+# claim OWNER: whoever belongs to another stack has lost the host.
+claim() {
+  { grep -F -- "$(stack_of "$1")/" "$etc/claims" 2>/dev/null | grep -vxF -- "$1" || :; } >"$etc/claims.new"
+  echo "$1" >>"$etc/claims.new" && mv "$etc/claims.new" "$etc/claims"
+}
+
+# release OWNER
+release() {
+  has_claim "$1" || return 0
+  { grep -vxF -- "$1" "$etc/claims" || :; } >"$etc/claims.new" && mv "$etc/claims.new" "$etc/claims"
+}

@@ -8,9 +8,16 @@ owner_here() {
   echo "$found"
 }
 
-# stack_of OWNER: a resource's name may hold slashes, those of a project and a stack do not.
-stack_of() {
-  echo "$1" | cut -d / -f 1-2
+# check_owner OWNER TAKE_OVER: whether this one may deploy to a host that may have the rules of another.
+check_owner() {
+  local there
+  there=$(owner_here)
+  if [ -z "$there" ] || [ "$there" = "$1" ] || [ -n "$2" ]; then return 0; fi
+  [ "$(stack_of "$there")" = "$(stack_of "$1")" ] ||
+    complain "the host has the firewall of $there; if $1 is to take it over, set takeOver: true" || return
+  # A new name is welcome, once.
+  ! has_claim "$1" || ! has_claim "$there" ||
+    complain "this machine is both $1 and $there, which undo each other; delete one of the two hosts. If $there is gone already, set takeOver: true for one pulumi up"
 }
 
 # read_all: every family, before anything is touched.
@@ -31,7 +38,7 @@ launch() {
 }
 
 apply() {
-  local seconds=60 take_over='' keep='' text there ours token family
+  local seconds=60 take_over='' keep='' text ours token family
   while [ $# -gt 0 ]; do
     case $1 in
       --rollback) seconds=$2 && shift ;;
@@ -49,14 +56,14 @@ apply() {
   read_all
   { check_kernel "$dir/new" && check_ssh "$dir/new" && check_entrances "$dir/new" && check_client "$dir/new"; } ||
     fail 'nothing was changed'
-  there=$(owner_here) ours=$(owner "$dir/new/rules.v4")
-  [ -z "$there" ] || [ "$(stack_of "$there")" = "$(stack_of "$ours")" ] || [ -n "$take_over" ] ||
-    fail "the host has the firewall of $there; if $ours is to take it over, set takeOver: true. Nothing was changed"
+  ours=$(owner "$dir/new/rules.v4")
+  check_owner "$ours" "$take_over" || fail 'nothing was changed'
 
   token=$(sha256sum "$dir/rulesets" | cut -c 1-12)-$(cut -c 1-8 /proc/sys/kernel/random/uuid)
   seal "$dir/new" "$token $seconds"
   copy_rules "$dir/new" "$etc/candidate" || fail "$etc cannot be written; is the disk full, or read-only? Nothing was changed"
   if [ -n "$keep" ]; then : >"$etc/keep"; else rm -f "$etc/keep"; fi
+  [ -z "$take_over" ] || rm -f "$etc/claims"
   if is_whole "$etc" && same "$etc" "$dir/new" && [ -z "$(at_work)" ] && [ ! -e "$run/stopped/list" ]; then
     make_live "$dir/new" || fail 'the confirmed rules could not be loaded'
     rm -f "$run/paused"
@@ -75,7 +82,7 @@ apply() {
 # settle: all of a confirm but its rules. Until the last step is done, whoever comes next sees that something is pending, and does it
 # all. Nothing is confirmed that the kernel does not hold after the last thing that could change it.
 settle() {
-  boot_on && disable_others && stay_live "$etc" && rm -rf "$etc/candidate" "$run/paused" && disarm
+  boot_on && disable_others && stay_live "$etc" && claim "$(owner "$etc/rules.v4")" && rm -rf "$etc/candidate" "$run/paused" && disarm
 }
 
 confirm() {
@@ -130,20 +137,34 @@ rollback() {
   go_back
 }
 
+# kept RULESETS: why whoever deployed these leaves rules here when he goes, or nothing. His claim is gone in any case.
+kept() {
+  local there ours
+  there=$(owner_here) ours=$(owner "$1")
+  release "$ours"
+  if [ -n "$there" ] && [ "$there" != "$ours" ]; then
+    echo "the owner is now $there"
+  elif [ -e "$etc/keep" ]; then
+    echo 'as onDestroy says'
+  elif [ -s "$etc/claims" ]; then
+    echo "this machine is also $(paste -s -d ' ' "$etc/claims")"
+  elif is_confirmed; then
+    # Another backend of Pulumi may know a stack of the same name. Rules that wait for a confirm that never came are known here, too.
+    split "$1" "$dir/given" || return
+    same "$dir/given" "$etc" || same "$dir/given" "$etc/candidate" || ! is_whole "$etc" || echo 'others were deployed here since, by the same name'
+  fi
+}
+
 remove() {
-  local text='' there
+  local text='' why
   [ "${1-}" != --owned ] || text=$(cat)
   lock 60
   read_all
   if [ "${1-}" = --owned ]; then
     printf '%s\n' "$text" >"$dir/rulesets"
-    there=$(owner_here)
-    if [ -n "$there" ] && [ "$there" != "$(owner "$dir/rulesets")" ]; then
-      echo "kept: the owner is now $there"
-      return
-    fi
-    if [ -e "$etc/keep" ]; then
-      echo "kept, as onDestroy says; by hand: $self remove"
+    why=$(kept "$dir/rulesets") || fail 'our rules stay'
+    if [ -n "$why" ]; then
+      echo "kept: $why; by hand: $self remove"
       return
     fi
   fi
