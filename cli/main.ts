@@ -9,8 +9,10 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 
+import { Agents } from "./agents";
 import { askHost, type Report } from "./ask";
 import { groupUrn, planImport, readLiveRules } from "./groupImport";
+import { printable, printableJson, printableLines } from "./printable";
 import { deployedHosts, type State } from "./state";
 
 const usage = `usage: mail-firewall status [--stack NAME] [--cwd FOLDER] [--json] [HOST...]
@@ -74,8 +76,15 @@ async function main(): Promise<number> {
   if (spawnSync("ssh", ["-V"]).error) throw new Error("OpenSSH's ssh is missing");
 
   const asked = hosts.filter(({ name }) => wanted.length === 0 || wanted.includes(name));
-  const scratch = mkdtempSync(join(tmpdir(), "mail-firewall-"));
-  const clean = () => rmSync(scratch, { recursive: true, force: true });
+  const scratch = mkdtempSync(join(temporary(), "mail-firewall-"));
+  const agents = new Agents(scratch);
+  const end = new AbortController();
+  const clean = () => {
+    end.abort();
+    agents.close();
+    rmSync(scratch, { recursive: true, force: true });
+  };
+  process.once("exit", clean); // which also comes after an error that nobody caught
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
     process.once(signal, () => {
       clean();
@@ -84,14 +93,12 @@ async function main(): Promise<number> {
   }
   try {
     const reports = await inTurns(asked, 8, async (host) => {
-      const report = await askHost(host, scratch);
+      const report = await askHost(host, { scratch, agents, signal: end.signal });
       if (asked.length > 1)
         console.error(`mail-firewall: ${host.name} ${"error" in report ? "did not answer" : "answered"}`);
       return [host.name, report] as const;
     });
-    console.log(
-      values.json ? JSON.stringify(Object.fromEntries(reports), undefined, 2) : reports.map(inWords).join("\n"),
-    );
+    console.log(values.json ? printableJson(Object.fromEntries(reports)) : reports.map(inWords).join("\n"));
     const all = reports.map(([, report]) => report);
     if (all.some((report) => "error" in report)) return 1;
     return all.some((report) => "differences" in report && report.differences.length > 0) ? 3 : 0;
@@ -111,17 +118,20 @@ async function inTurns<T, R>(items: readonly T[], width: number, action: (item: 
   return results;
 }
 
-/** Without control characters, of which a host may send any: they are for the operator's terminal. */
+/** The folder for temporary files, unless a socket in it would have too long a name for the kernel (104 bytes on macOS). */
+const temporary = () => (tmpdir().length > 60 ? "/tmp" : tmpdir());
+
+/** A host may say anything, and the operator's terminal must obey none of it. */
 function inWords([name, report]: readonly [string, Report]): string {
-  const lines =
-    "error" in report
-      ? [`${name}: ${report.error}`]
-      : [
-          `${name}: ${report.differences.length > 0 ? "not as deployed" : "as deployed"} (rules ${report.rules})`,
-          ...report.differences.map(({ text }) => `  ${text}`),
-          ...report.notices.map(({ text }) => `  notice: ${text}`),
-        ];
-  return lines.map((line) => line.replace(/[\x00-\x09\x0b-\x1f\x7f-\x9f]/g, "?")).join("\n");
+  if ("error" in report) return printableLines(`${name}: ${report.error}`);
+  const { rules, differences, notices } = report;
+  return [
+    `${name}: ${differences.length > 0 ? "not as deployed" : "as deployed"} (rules ${rules})`,
+    ...differences.map(({ text }) => `  ${text}`),
+    ...notices.map(({ text }) => `  notice: ${text}`),
+  ]
+    .map(printable)
+    .join("\n");
 }
 
 async function printImports(file: string, name: string, at: Place): Promise<number> {
@@ -170,7 +180,7 @@ interface Place {
   readonly cwd?: string | undefined;
 }
 
-/** Secrets are the keys to log in with; they go nowhere but into files of this user in a folder of its own. */
+/** Secrets are the keys to log in with. They go nowhere but into the memory of agents. */
 async function exportState(at: Place, secrets: boolean): Promise<State> {
   const text = await pulumi(["stack", "export", ...(secrets ? ["--show-secrets"] : [])], at, "the state of the stack");
   try {
@@ -195,10 +205,18 @@ function pulumi(args: readonly string[], { stack, cwd }: Place, what: string): P
   });
 }
 
+// Whoever reads the output may stop early, as `head` does.
+for (const stream of [process.stdout, process.stderr]) {
+  stream.on("error", ({ code, message }: NodeJS.ErrnoException) => {
+    if (code !== "EPIPE") console.error(`mail-firewall: the output cannot be written: ${message}`);
+    process.exit(1);
+  });
+}
+
 main().then(
   (code) => (process.exitCode = code),
   (error: Error & { code?: string }) => {
-    console.error(`mail-firewall: ${error.message}`);
+    console.error(`mail-firewall: ${error.message.split("\n").map(printable).join("\n")}`);
     process.exitCode = error.code?.startsWith("ERR_PARSE_ARGS") ? 64 : 1;
   },
 );

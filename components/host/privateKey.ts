@@ -3,6 +3,12 @@ import { createDecipheriv, createPrivateKey } from "node:crypto";
 import { isPlain, type Faults } from "../policy/faults";
 
 /**
+ * The text of a private key as every SSH client reads it: OpenSSH takes neither CRLF line ends nor a last line without an
+ * end, and the provider's client takes both.
+ */
+export const normalKey = (text: string): string => `${text.trim().replaceAll("\r\n", "\n")}\n`;
+
+/**
  * Adds what is wrong with a private key and its passphrase to `faults`, without showing either. What is known only during
  * deployment is left to SSH.
  *
@@ -20,8 +26,8 @@ export function checkPrivateKey(key: unknown, password: unknown, path: string, f
     return;
   }
   if (!isPlain(key)) return;
-  const text = typeof key === "string" ? key.trim() : "";
-  if (!/^-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----\r?\n/.test(text)) {
+  const text = typeof key === "string" ? normalKey(key) : "";
+  if (!/^-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----\n/.test(text)) {
     faults.add(path, 'is not a private key; write the text of the key file, from "-----BEGIN" to the last line');
     return;
   }
