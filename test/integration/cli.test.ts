@@ -1,6 +1,15 @@
 // `mail-firewall status`, as an operator runs it: against a stack of the real engine, and real hosts.
 import { execFileSync, execSync, spawn, spawnSync, type ChildProcess } from "node:child_process";
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -197,20 +206,91 @@ describe("a stack with two hosts", () => {
     expect((await stack.execute("node", cli, "compare", "--iptables", files.iptables)).code).toBe(64);
   });
 
-  test("interrupted: no key is left behind", async () => {
+  test.each([
+    ["INT", 130],
+    ["KILL", 137],
+  ])("ended by SIG%s: no key is left behind, as there never was a file with one", async (signal, expected) => {
     // A host that takes the connection and says nothing.
     await mx2.run("kill -STOP $(cat /run/sshd.pid)");
-    const run = stack.execute(
+    const { code, output } = await stack.execute(
       "sh",
       "-c",
-      `node "$0" status mail-mx2 & sleep 6; ls "$TMPDIR"/mail-firewall-*/*; kill -INT $!; wait $!`,
+      `node "$0" status mail-mx2 & sleep 6; pgrep -fa "ssh-agent -a $TMPDIR"; cat "$TMPDIR"/mail-firewall-*/host-*/*
+        find "$TMPDIR" -type f -exec grep -lF -e "$1" -e PRIVATE {} +
+        kill -${signal} $!; wait $! 2>/dev/null`,
       cli,
+      secrets().at(-1)!,
     );
-    const { code, output } = await run;
     await mx2.run("kill -CONT $(cat /run/sshd.pid)");
-    expect(output).toContain("host.key");
-    expect(code).toBe(130);
-    expect(readdirSync(scratch).filter((name) => name.startsWith("mail-firewall"))).toEqual([]);
+    expect(output).toMatch(/^\d+ ssh-agent -a \S+\/agent0 /m);
+    expect(output).toMatch(/^deployed ssh-ed25519 /m);
+    expect(output.split("\n").filter((line) => line.startsWith(scratch))).toEqual([]);
+    expect(code).toBe(expected);
+    if (signal === "INT") expect(readdirSync(scratch)).toEqual([]);
+    for (const name of readdirSync(scratch)) rmSync(join(scratch, name), { recursive: true, force: true });
+    while ((await execute("pgrep", ["-f", `ssh-agent -a ${scratch}`])).code === 0) await sleep(50);
+  });
+
+  test("when nobody reads on, it ends without a word about that, and leaves nothing", async () => {
+    const run = (line: string) => discreet(stack.execute("sh", "-c", line, cli, join(folder, "errors")));
+    const { output } = await run('{ node "$0" status 2>"$1"; echo $? >&2; } | true; cat "$1"');
+    expect(output.replace(/^mail-firewall: mail-mx\d answered\n/gm, "")).toBe("1\n");
+    expect(await run('{ node "$0" status 2>&1; echo $? >&3; } 3>&2 | true')).toMatchObject({ output: "1\n" });
+    while ((await execute("pgrep", ["-f", `ssh-agent -a ${scratch}`])).code === 0) await sleep(50);
+  });
+
+  test("a host that says anything: not too much, nothing to the terminal, and the others are reported", async () => {
+    await mx1.run("mv /usr/local/sbin/mail-firewall /root");
+    const says = async (script: string, ...args: string[]) => {
+      await mx1.run("cd /usr/local/sbin; cat >mail-firewall; chmod +x mail-firewall", `#!/bin/sh\n${script}\n`);
+      return status(stack, ...args);
+    };
+
+    const endless = await says("head -c 1500000000 /dev/zero | tr '\\0' x");
+    expect(endless.code).toBe(1);
+    expect(endless.stdout).toMatch(
+      /^mail-mx1: cannot say how it is: it answers with more than 4 MiB\nmail-mx2: as dep/,
+    );
+    expect((await says("head -c 1500000000 /dev/zero >&2")).stdout).toBe(endless.stdout);
+
+    const hostile = await says("printf '\\033]0;x\\007oops\\n\\302\\2332Jmail-mx2: not as deployed\\n' >&2; exit 1");
+    expect(hostile.code).toBe(1);
+    expect(hostile.output).not.toMatch(/[^\n\x20-\x7e]/);
+    expect(hostile.stdout).toContain(
+      "mail-mx1: cannot say how it is: \\u{1b}]0;x\\u{7}oops\n  \\u{9b}2Jmail-mx2: not as deployed\nmail-mx2: as deployed (",
+    );
+
+    const differences = [{ kind: "x", text: "a\nmail-mx2:\u009b" }];
+    const report = { rules: "\u001b[A", owner: "o", differences, notices: [] };
+    const lie = `cat <<'END'\n${JSON.stringify(report)}\nEND\nexit 3`;
+    const words = await says(lie);
+    expect(words.code).toBe(3);
+    expect(words.stdout).toContain(
+      "mail-mx1: not as deployed (rules \\u{1b}[A)\n  a\\u{a}mail-mx2:\\u{9b}\nmail-mx2: as deployed (",
+    );
+    const inJson = await says(lie, "--json");
+    expect(inJson.output).not.toMatch(/[^\n\x20-\x7e]/);
+    expect(json(inJson.stdout)).toMatchObject({ "mail-mx1": report });
+    await mx1.run("mv /root/mail-firewall /usr/local/sbin");
+  });
+
+  test("a host key of two lines, as an output may be: the deployment took the first one, and no other lets anybody answer", async () => {
+    const before = await stack.export();
+    const state = JSON.parse(
+      (await stack.execute("pulumi", "stack", "export", "--show-secrets")).stdout,
+    ) as typeof before;
+    await otherHostKey(mx1);
+    const { stdout } = await mx1.run("cut -d ' ' -f 1,2 /etc/ssh/other.pub");
+    const { inputs } = state.deployment.resources!.find(({ urn }) => urn.endsWith("mail-mx1-apply"))!;
+    const secret = inputs!.connection as { plaintext: string };
+    const connection = JSON.parse(secret.plaintext) as object;
+    secret.plaintext = JSON.stringify({ ...connection, hostKey: `${mx1.hostKey}\n* ${stdout}` });
+    await stack.import(state);
+    const { code, output } = await status(stack, "mail-mx1");
+    await stack.import(before);
+    await ownHostKey(mx1);
+    expect(output).toContain("mail-mx1: cannot be asked: its hostKey is more than one line; write one key\n");
+    expect(code).toBe(1);
   });
 
   test("a host that answers with another key is not asked; the others are", async () => {
@@ -302,6 +382,15 @@ describe("it logs in as the deployment does", () => {
     expect(code).toBe(1);
     expect(output).toMatch(/^mail-mx1: cannot be reached: .*Permission denied \(publickey\)/m);
     execFileSync("ssh-add", ["-q", operatorKey.file], { env: { ...process.env, ...env } });
+    succeeded(await stack.destroy());
+  });
+
+  test("with a key whose line ends are CRLF", async () => {
+    const stack = await deployed(
+      { hosts: { mx1: at(host) } },
+      { privateKey: operatorKey.privateKey.replaceAll("\n", "\r\n") },
+    );
+    expect(await status(stack)).toMatchObject({ code: 0 });
     succeeded(await stack.destroy());
   });
 
