@@ -1,9 +1,10 @@
 import { parseGroupRules, reach as cloudReach } from "./cloud/reach";
 import { defaultSettings } from "./host/hostOptions";
-import { admitted, parseRuleset, type Arrival, type Reach } from "./host/reach";
+import { parseRuleset, type Arrival } from "./host/iptablesSave";
+import { admitted, type Reach } from "./host/reach";
 import { residue } from "./host/residue";
 import type { Family } from "./policy/cidr";
-import { lines, without, type Region } from "./policy/regions";
+import { lines, meets, without, type Region } from "./policy/regions";
 
 /** What is really there, as the host and AWS print it. */
 export interface Live {
@@ -55,7 +56,11 @@ export function compare(a: Reach, b: Reach, [first, second]: readonly [string, s
     ...(link?.perhaps ?? []).map(({ region }) => region),
   ];
   // Left out only where nothing else differs: "everyone" is easier to read than all but loopback.
-  const notable = (regions: Region[]) => regions.filter((region) => without([region], ignored).length > 0);
+  const notable = (regions: Region[]) =>
+    regions.filter((region) => {
+      const near = ignored.filter((one) => meets(one, region));
+      return near.length === 0 || without([region], near).length > 0;
+    });
   const only = (name: string, one: Reach, other: Reach) => {
     const surely = without(one.surely, other.perhaps);
     // One of the two is not sure: of what only one of them knows, the other may say the same.

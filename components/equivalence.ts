@@ -1,6 +1,7 @@
 import { reach as cloudReach, type CloudRule } from "./cloud/reach";
 import { addressesOf, type HostSettings } from "./host/hostOptions";
-import { boundariesOf, judge, parseRuleset, type Arrival, type Fate, type Table } from "./host/reach";
+import { parseRuleset, type Arrival, type Table } from "./host/iptablesSave";
+import { boundariesOf, judge, type Fate } from "./host/reach";
 import { residue } from "./host/residue";
 import { parseAddress, type Cidr, type Family } from "./policy/cidr";
 import type { Rule } from "./policy/policy";
@@ -8,7 +9,7 @@ import {
   addressesOf as addressesOfNetwork,
   allPorts,
   allProtocols,
-  cells,
+  covered,
   everything,
   holds,
   icmpPorts,
@@ -65,27 +66,44 @@ function regionOf({ family, protocol: name, port, icmpType, source }: Rule): Reg
 function differences(twins: Twins, family: Family, group: readonly Region[]): string[] {
   const ruleset = parseRuleset(twins.rulesets[family], family);
   const regions = regionsOf(twins, family, group);
+  const chains = Object.entries(places) as [Chain, (typeof places)[Chain]][];
+  const absent = chains.filter(([chain, { table }]) => !ruleset.tables.get(table)?.has(chain));
+  if (absent.length > 0) return absent.map(([chain, { table }]) => `IPv${family}: no chain ${chain} in ${table}`);
   // Each of these cells is wholly admitted by the host or not at all, and so by the group, and so declared.
-  const hooks = (Object.keys(places) as Chain[]).map((chain) => [places[chain].table, chain] as const);
-  const partition = [...cells([...boundariesOf(ruleset, hooks), ...Object.values(regions).flat()])];
-  const sets = Object.fromEntries(
-    Object.entries(regions).map(([name, those]) => [
-      name,
-      partition.map((cell) => those.some((region) => holds(region, cell))),
-    ]),
-  ) as unknown as Sets;
+  const rules = boundariesOf(
+    ruleset,
+    chains.map(([chain, { table }]) => [table, chain] as const),
+  );
+  const names = Object.keys(regions) as (keyof typeof regions)[];
+  const tagged: (Region & { set?: keyof typeof regions })[] = [
+    ...rules,
+    ...names.flatMap((set) => regions[set].map((region) => ({ ...region, set }))),
+  ];
+  const partition: Region[] = [];
+  const sets = Object.fromEntries(names.map((name) => [name, [] as boolean[]])) as Record<
+    keyof typeof regions,
+    boolean[]
+  >;
+  for (const [cell, here] of covered(tagged)) {
+    for (const name of names) sets[name].push(false);
+    for (const { set } of here) if (set) sets[set][partition.length] = true;
+    partition.push(cell);
+  }
   const link = residue(twins.settings)["neighbour discovery and DHCP"];
   const conditions = [...(link?.perhaps ?? []), ...(link?.byBroadcast ?? [])];
+  const declared = (cell: Region) => conditions.filter(({ region }) => holds(region, cell)).map(({ when }) => when);
   return arrivals(twins, family, sets).flatMap(({ name, chain, arrival, surely, perhaps = surely, only }) => {
     const { table, ends } = places[chain];
     const fate = judge(ruleset, table, chain, arrival);
     const found = new Map<string, Region[]>();
     partition.forEach((cell, i) => {
       if (only && !only[i]) return;
-      const declared = conditions.filter(({ region }) => holds(region, cell)).map(({ when }) => when);
-      const wanted = surely[i] ? [] : perhaps[i] ? declared : undefined;
+      const wanted = surely[i] ? [] : perhaps[i] ? declared(cell) : undefined;
       const kind = difference(fate(cell), wanted, ends);
-      if (kind) found.set(kind, [...(found.get(kind) ?? []), cell]);
+      if (!kind) return;
+      const before = found.get(kind);
+      if (before) before.push(cell);
+      else found.set(kind, [cell]);
     });
     return [...found].flatMap(([kind, those]) => lines(those).map((line) => `IPv${family}, ${name}: ${kind} ${line}`));
   });
@@ -197,7 +215,7 @@ function arrivals({ settings }: Twins, family: Family, sets: Sets): Expectation[
   const redirected = (name: string, more: Partial<Arrival>, admitted: Bits): Expectation => ({
     name,
     chain: "MAILFW-IN",
-    arrival: { ...packet, published: true, now: { address: elsewhere, port: 1 }, ...more },
+    arrival: { ...packet, published: true, now: { address: elsewhere, ports: [1] }, ...more },
     surely: less(admitted, never),
     only: sets.ported,
   });

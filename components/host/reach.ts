@@ -1,41 +1,24 @@
-import { parseCidr, type Cidr, type Family } from "../policy/cidr";
+import type { Family } from "../policy/cidr";
 import {
-  addressesOf,
   allAddresses,
   allPorts,
   allProtocols,
   cells,
   everything,
-  icmpPorts,
   joined,
-  protocol,
-  protocolNumbers,
   type Region,
   type Span,
 } from "../policy/regions";
-
-/** What a rule may ask of a packet besides its family, protocol, port and address. */
-export interface Arrival {
-  /**
-   * Where it comes in; "" is an interface that no rule names. Undefined: unknown, and so is what rules say about it, but that it is
-   * not loopback.
-   */
-  readonly in?: string | undefined;
-  /** Where it goes out; as `in`. */
-  readonly out?: string | undefined;
-  /** Its state in connection tracking. */
-  readonly state: "NEW" | "ESTABLISHED" | "RELATED" | "INVALID" | "UNTRACKED";
-  /** Whether it is for an address of the host, not for a broadcast or multicast address. */
-  readonly local: boolean;
-  /** The address that it was sent to, as the network of it alone. Undefined: unknown. */
-  readonly to?: Cidr | undefined;
-  /** Whether NAT has given it another destination, such as the port of a container. Ports are those that the client asked for. */
-  readonly published?: boolean;
-  /** With `published`: the destination that it has now. Undefined: unknown. */
-  readonly now?: { readonly address: Cidr; readonly port: number } | undefined;
-  /** Whether it is the answer of a service: then its ports are those of the service, and its addresses those of the client. */
-  readonly answer?: boolean;
-}
+import {
+  hasConnection,
+  type Arrival,
+  type Chain,
+  type Chains,
+  type Match,
+  type Rule,
+  type Ruleset,
+  type Table,
+} from "./iptablesSave";
 
 /** What gets through: in any case, and perhaps, where rules depend on something else than an {@link Arrival} tells. */
 export interface Reach {
@@ -44,520 +27,42 @@ export interface Reach {
   readonly perhaps: readonly Region[];
 }
 
-/** Yes, no, or undefined: that depends. */
-type Answer = boolean | undefined;
-
-interface Rule {
-  readonly family: Family;
-  readonly protocols: Match<number> | undefined;
-  /** The ports that it goes to, or that its client asked for; or ICMP types. */
-  readonly ports: Ports | undefined;
-  readonly sourcePorts: Ports | undefined;
-  readonly sources: Match<bigint> | undefined;
-  readonly destinations: Match<bigint> | undefined;
-  readonly asks: readonly Ask[];
-  readonly target: string | undefined;
-  /** A goto: what comes back from the target has come back from this chain. */
-  readonly final: boolean;
-}
-
-interface Ports extends Match<number> {
-  /** The question in the rule's own words. */
-  readonly text: string;
-}
-
-/** What else a rule asks, in its own words. */
-interface Ask {
-  readonly text: string;
-  readonly of: (arrival: Arrival) => Answer;
-}
-
-/** One of the spans, or, negated, none of them. */
-interface Match<T> {
-  readonly spans: readonly Span<T>[];
-  readonly negated: boolean;
-}
-
-export type Table = "raw" | "mangle" | "nat" | "filter" | "security";
-
-interface Chain {
-  /** `ACCEPT` or `DROP`; `-` where another chain must call this one. */
-  readonly policy: string;
-  readonly rules: readonly Rule[];
-}
-
-type Chains = ReadonlyMap<string, Chain>;
-
-/** The rules of one family, by table and chain. */
-export interface Ruleset {
-  readonly family: Family;
-  readonly tables: ReadonlyMap<string, Chains>;
-}
-
-/**
- * Reads an `iptables-save` or `ip6tables-save` text, anybody's rules included. A match that is not known here is one of which nobody
- * knows whether it holds, so that nothing is taken for open or shut that may be otherwise. The text of a host without rules is empty.
- *
- * @throws an Error that names the line which is not of that form, or the table that iptables-save cannot show.
- */
-export function parseRuleset(text: string, family: Family): Ruleset {
-  const tables = new Map<string, Map<string, { policy: string; rules: Rule[] }>>();
-  let chains: Map<string, { policy: string; rules: Rule[] }> | undefined;
-  for (const { line, number } of logicalLines(text)) {
-    const incompatible = /^# Table [`'"]?(\w+)'? is incompatible/.exec(line);
-    if (incompatible) {
-      throw new Error(
-        `line ${number}: the table ${incompatible[1]} holds rules of nft's own, which iptables-save cannot show`,
-      );
-    }
-    if (/^\s*(#|$|COMMIT)/.test(line)) continue;
-    if (line.startsWith("*")) {
-      const name = line.slice(1).trim();
-      if (tables.has(name))
-        throw new Error(`line ${number}: the table ${name} a second time; these are the rules of two hosts`);
-      chains = new Map<string, { policy: string; rules: Rule[] }>();
-      tables.set(name, chains);
-      continue;
-    }
-    const declared = /^:(\S+) (\S+)/.exec(line);
-    if (declared && chains) {
-      chains.set(declared[1]!, { policy: declared[2]!, rules: [] });
-      continue;
-    }
-    const [append, chain, ...words] = tokens(line.replace(/^\[\d+:\d+\] /, ""));
-    const found = append === "-A" && chain !== undefined ? chains?.get(chain) : undefined;
-    if (!found) throw new Error(`line ${number} is not one of iptables-save: ${line}`);
-    found.rules.push(parseRule(words, family));
-  }
-  return { family, tables };
-}
-
-/** Lines, but for those that end inside of a quoted comment: they go on in the next. */
-function logicalLines(text: string): { line: string; number: number }[] {
-  const found: { line: string; number: number }[] = [];
-  let open = false;
-  text.split("\n").forEach((line, i) => {
-    if (open) found.at(-1)!.line += `\n${line}`;
-    else found.push({ line, number: i + 1 });
-    if (!line.startsWith("#")) open = open !== (line.replace(/\\./g, "").split('"').length % 2 === 0);
-  });
-  return found;
-}
-
-/** Everything, and the regions at whose boundaries, and nowhere else, what some chains lead to may tell packets apart. */
-export function boundariesOf({ family, tables }: Ruleset, hooks: readonly (readonly [Table, string])[]): Region[] {
-  const found: Region[] = [everything(family)];
-  for (const [table, hook] of hooks) {
-    const chains: Chains = tables.get(table) ?? new Map();
-    const reached = new Set<string>();
-    const queue = [hook];
-    for (let name = queue.pop(); name !== undefined; name = queue.pop()) {
-      if (reached.has(name)) continue;
-      reached.add(name);
-      for (const rule of chains.get(name)?.rules ?? []) {
-        found.push(...boundaries(rule, family));
-        if (rule.target !== undefined && chains.has(rule.target)) queue.push(rule.target);
-      }
-    }
-  }
-  return found;
-}
-
-/** Words of a line as the shell's `read` would split it: iptables-save quotes and escapes comments. */
-function tokens(line: string): string[] {
-  return [...line.matchAll(/"((?:[^"\\]|\\.)*)"|(\S+)/g)].map(
-    (match) => match[1]?.replace(/\\(.)/g, "$1") ?? match[2]!,
-  );
-}
-
-function parseRule(words: readonly string[], family: Family): Rule {
-  let protocols: Rule["protocols"], ports: Rule["ports"], sourcePorts: Rule["sourcePorts"];
-  let sources: Rule["sources"], destinations: Rule["destinations"];
-  let target: string | undefined;
-  let final = false;
-  const asks: Ask[] = [];
-  for (let i = 0; i < words.length;) {
-    const start = i;
-    let negated = words[i] === "!";
-    if (negated) i++;
-    const option = words[i++]!;
-    // As iptables before 1.4 wrote it.
-    if (words[i] === "!" && arity[option] === 1) {
-      negated = !negated;
-      i++;
-    }
-    const values = words.slice(i, i + (arity[option] ?? valuesOf(words.slice(i))));
-    i += values.length;
-    const value = values[0] ?? "";
-    const text = words.slice(start, i).join(" ");
-    const ask = (answer: (arrival: Arrival) => Answer) =>
-      asks.push({ text, of: (arrival) => (negated ? not(answer(arrival)) : answer(arrival)) });
-    const unknown = () => ask(() => undefined);
-
-    if (option === "-j" || option === "-g") {
-      target = value;
-      final = option === "-g";
-      // What follows belongs to the target; iptables-save prints no match there, but takes one.
-      if (words.slice(i).some((word) => ["!", "-p", "-s", "-d", "-i", "-o", "-m"].includes(word))) unknown();
-      break;
-    } else if (option === "-p") {
-      const spans = protocolsOf(value);
-      if (spans) protocols = { spans, negated };
-      else unknown();
-    } else if (option === "-s" || option === "-d") {
-      const network = networkOf(value, family);
-      if (!network) unknown();
-      else if (option === "-s") sources = { spans: [network], negated };
-      else destinations = { spans: [network], negated };
-    } else if (option === "--ctorigdst") {
-      const network = networkOf(value, family);
-      ask(({ to }) => network && to && within(network, to.first));
-    } else if (option === "-i" || option === "-o") {
-      ask((arrival) => isNamed(option === "-i" ? arrival.in : arrival.out, value));
-    } else if (["--dport", "--dports", "--sport", "--sports", "--ctorigdstport"].includes(option)) {
-      const spans = value.split(",").map(portsOf);
-      const isSource = option.startsWith("--sport");
-      if (spans.includes(undefined) || (isSource ? sourcePorts : ports) || !protocols) unknown();
-      else {
-        const found = { spans: spans as Span<number>[], negated, text };
-        if (isSource) sourcePorts = found;
-        else ports = found;
-      }
-    } else if (option === "--icmp-type" || option === "--icmpv6-type") {
-      const [, type, code] = /^(\d+)(?:\/(\d+))?$/.exec(value) ?? [];
-      if (value === "any" && !negated) continue;
-      if (type === undefined || ports) unknown();
-      else ports = { spans: [icmpPorts(Number(type), code === undefined ? undefined : Number(code))], negated, text };
-    } else if (option === "--ctstate" || option === "--state") {
-      const states = value.split(",");
-      ask(({ state, published }) => {
-        if (states.includes(state) || (states.includes("DNAT") && published === true)) return true;
-        return states.includes("SNAT") ? undefined : false;
-      });
-    } else if (option === "--dst-type") {
-      const types = value.split(",");
-      // Over IPv6, a local address is a unicast one as well.
-      const others = types.filter((type) => type !== "LOCAL" && (family === 4 || type !== "UNICAST"));
-      ask(({ local }) => {
-        if (local && types.includes("LOCAL")) return true;
-        return (local ? others.length === types.length : others.length === 0 && types.includes("LOCAL"))
-          ? false
-          : undefined;
-      });
-    } else if (option === "--tcp-flags" && values.join(" ") === "FIN,SYN,RST,ACK SYN") {
-      ask(({ state }) => (state === "NEW" ? true : undefined)); // what begins a connection
-    } else if (option === "-f") {
-      ask(() => false); // the second and later fragments
-    } else if (option === "-m") {
-      // The options of these are above, and they ask nothing by themselves.
-      if (!noQuestion.includes(value)) unknown();
-    } else if (option !== "--comment") unknown();
-  }
-  return { family, protocols, ports, sourcePorts, sources, destinations, asks, target, final };
-}
-
-/** How many words belong to an option that is known here: a comment may be any word, "-j" too. */
-const arity: Readonly<Record<string, number>> = {
-  ...Object.fromEntries(
-    [
-      ...[
-        "-p",
-        "-s",
-        "-d",
-        "-i",
-        "-o",
-        "-m",
-        "-j",
-        "-g",
-        "--dport",
-        "--dports",
-        "--sport",
-        "--sports",
-        "--icmp-type",
-        "--icmpv6-type",
-      ],
-      ...["--ctstate", "--state", "--ctorigdst", "--ctorigdstport", "--dst-type", "--comment"],
-    ].map((option) => [option, 1]),
-  ),
-  "--tcp-flags": 2,
-  "-f": 0,
-};
-
-/** How many of another: up to the next. */
-function valuesOf(words: readonly string[]): number {
-  const next = words.findIndex((word) => word === "!" || /^--?[a-z]/i.test(word));
-  return next < 0 ? words.length : next;
-}
-
-const noQuestion = [
-  "tcp",
-  "udp",
-  "icmp",
-  "icmp6",
-  "conntrack",
-  "state",
-  "comment",
-  "multiport",
-  "addrtype",
-  "limit",
-  "hl",
-];
-
-/** As iptables-save names them, from /etc/protocols. */
-const protocolNames: Readonly<Record<string, number>> = {
-  ...protocolNumbers,
-  ...{ "ipv6-icmp": 58, igmp: 2, gre: 47, esp: 50, ah: 51, ospf: 89, vrrp: 112, sctp: 132, udplite: 136 },
-};
-
-function protocolsOf(text: string): Span<number>[] | undefined {
-  if (text === "all" || text === "0") return [allProtocols];
-  const number = Object.hasOwn(protocolNames, text)
-    ? protocolNames[text]!
-    : /^\d+$/.test(text)
-      ? Number(text)
-      : undefined;
-  return number === undefined ? undefined : [protocol(number)];
-}
-
-function networkOf(text: string, family: Family): Span<bigint> | undefined {
-  const whole = text.includes("/") ? text : `${text}/${family === 4 ? 32 : 128}`;
-  // In a policy, IPv4-mapped addresses are a mistake; in rules they are networks like any.
-  const mapped = /^::ffff:([0-9.]+)\/(9[6-9]|1[01]\d|12[0-8])$/.exec(whole);
-  const cidr = parseCidr(mapped ? `${mapped[1]}/${Number(mapped[2]) - 96}` : whole);
-  if (typeof cidr === "string" || cidr.family !== (mapped ? 4 : family)) return undefined;
-  const [first, last] = addressesOf(cidr);
-  const base = mapped ? 0xffff_0000_0000n : 0n;
-  return [base + first, base + last];
-}
-
-function portsOf(text: string): Span<number> | undefined {
-  const [, first, last] = /^(\d+)(?::(\d+))?$/.exec(text) ?? [];
-  return first === undefined ? undefined : [Number(first), Number(last ?? first)];
-}
-
-/** Whether an interface has a name, or one that begins so where the pattern ends with `+`. */
-function isNamed(name: string | undefined, pattern: string): Answer {
-  if (pattern === "+") return true;
-  if (name === undefined) return pattern === "lo" ? false : undefined;
-  return pattern.endsWith("+") ? name.startsWith(pattern.slice(0, -1)) && name !== "" : name === pattern;
-}
-
-function not(answer: Answer): Answer {
-  return answer === undefined ? undefined : !answer;
-}
-
-function within([first, last]: Span<bigint>, address: bigint): boolean {
-  return first <= address && address <= last;
-}
-
-function includes<T extends number | bigint>(match: Match<T> | undefined, [first]: Span<T>): boolean {
-  return !match || match.spans.some(([from, to]) => from <= first && first <= to) !== match.negated;
-}
-
-/** What may become of a packet: it is accepted, it is dropped, it comes back from the chain to whoever called it. */
+/** What may become of a packet in a chain. */
 export interface Fate {
-  accept: boolean;
-  drop: boolean;
-  back: boolean;
-  /** Whether NAT may give it another destination. */
-  turn: boolean;
+  readonly accept: boolean;
+  readonly drop: boolean;
+  /** It comes back to whoever called the chain. */
+  readonly back: boolean;
+  /** NAT gives it another port of the host. */
+  readonly redirect: boolean;
+  /** NAT gives it another destination, on the host or elsewhere. */
+  readonly turn: boolean;
+  /** Connection tracking knows of it. */
+  readonly tracked: boolean;
+  /** Connection tracking leaves it out. */
+  readonly untracked: boolean;
   /** On what that depends, in the words of the rules; empty where it depends on nothing. */
   readonly conditions: ReadonlySet<string>;
 }
 
-const none: ReadonlySet<string> = new Set();
+/** A hook that a packet comes to, or a chain that others call. */
+export type Place = readonly [Table, string];
 
-/** Targets of the table `nat` that give a packet another destination. */
-const turns = ["DNAT", "REDIRECT", "NETMAP"];
-
-/** Targets after which the next rule is asked. */
-const goesOn = [
-  ...[
-    "LOG",
-    "NFLOG",
-    "ULOG",
-    "MARK",
-    "CONNMARK",
-    "TRACE",
-    "SET",
-    "TCPMSS",
-    "AUDIT",
-    "CHECKSUM",
-    "DSCP",
-    "TOS",
-    "NOTRACK",
-    "CT",
-  ],
-];
-
-/**
- * What becomes of the packets of a cell in a chain of a table. A cell must lie on one side of each of its {@link boundariesOf}.
- * A table that there is not, or a chain without rules, has nothing against anybody.
- *
- * @throws an Error where the chain leads back to itself.
- */
-export function judge({ tables }: Ruleset, table: Table, chain: string, arrival: Arrival): (cell: Region) => Fate {
-  const chains: Chains = tables.get(table) ?? new Map();
-  // What does not depend on the packet is asked once, of the chains that a packet comes to.
-  const decided = new Map<string, ReturnType<typeof decide>>();
-  const rulesOf = (name: string) => {
-    let found = decided.get(name);
-    if (!found) decided.set(name, (found = chains.get(name)!.rules.flatMap((rule) => decide(rule, arrival))));
-    return found;
-  };
-  // However often a chain is called, the same becomes of a cell.
-  const known = new Map<string, Fate>();
-  const inside = new Set<string>();
-  return (cell) => {
-    if (!chains.has(chain)) return { accept: true, drop: false, back: false, turn: false, conditions: none };
-    known.clear();
-    inside.clear();
-    return walk(chain, cell);
-  };
-
-  function walk(name: string, cell: Region): Fate {
-    const before = known.get(name);
-    if (before) return before;
-    if (inside.has(name)) throw new Error(`chain ${name} leads back to itself; no kernel takes that`);
-    inside.add(name);
-    const fate = through(name, cell);
-    inside.delete(name);
-    known.set(name, fate);
-    return fate;
-  }
-
-  function through(name: string, cell: Region): Fate {
-    const fate = { accept: false, drop: false, back: false, turn: false, conditions: none };
-    const depends = (conditions: Iterable<string>) => {
-      for (const condition of conditions) fate.conditions = new Set([...fate.conditions, condition]);
-    };
-    const { policy } = chains.get(name)!;
-    for (const { rule, ports, addresses, conditions } of rulesOf(name)) {
-      const { protocols, target, final } = rule;
-      if (!includes(protocols, cell.protocols) || !includes(ports, cell.ports) || !includes(addresses, cell.addresses))
-        continue;
-      if (target === undefined || goesOn.includes(target)) continue;
-      depends(conditions);
-      if (target === "ACCEPT") fate.accept = true;
-      else if (target === "DROP" || target === "REJECT") fate.drop = true;
-      else if (target === "RETURN") fate.back = true;
-      else if (table === "nat" && turns.includes(target)) fate.turn = true;
-      else if (chains.has(target)) {
-        const there = walk(target, cell);
-        fate.accept ||= there.accept;
-        fate.drop ||= there.drop;
-        fate.turn ||= there.turn;
-        depends(there.conditions);
-        if (there.back && final) fate.back = true;
-        if (there.back && !final) continue;
-      } else {
-        fate.accept = fate.drop = true; // nobody knows
-        depends([`-j ${target}`]);
-        continue;
-      }
-      if (conditions.length === 0) return ended(fate, policy);
-    }
-    return ended({ ...fate, back: true }, policy);
-  }
+/** Everything, and the regions at whose boundaries, and nowhere else, what some chains lead to may tell packets apart. */
+export function boundariesOf({ family, tables }: Ruleset, places: readonly Place[]): Region[] {
+  const rules = places.flatMap(([table, name]) => [...(reached(tables.get(table), name)?.values() ?? [])].flat());
+  return [everything(family), ...rules.flatMap((rule) => boundaries(rule, family))];
 }
-
-/** Nobody has called a chain that has a policy: what would come back from it meets that. */
-function ended(fate: Fate, policy: string): Fate {
-  if (!fate.back || policy === "-") return fate;
-  return { ...fate, back: false, [policy === "ACCEPT" ? "accept" : "drop"]: true };
-}
-
-/**
- * What reaches a service of the host, or of a container on it, through all tables in the order in which a packet meets them
- * (netfilter's priorities: raw, mangle, nat, filter, security).
- */
-export function admitted(ruleset: Ruleset, arrival: Arrival): Reach {
-  const steps = (hook: string, tables: readonly Table[]) => tables.map((table) => [table, hook] as const);
-  const before = steps("PREROUTING", ["raw", "mangle", "nat"]);
-  const toHost = steps("INPUT", ["mangle", "filter", "security"]);
-  const onward = steps("FORWARD", ["mangle", "filter", "security"]);
-  const judges = (hooks: readonly (readonly [Table, string])[], how: Arrival) =>
-    hooks.map(([table, hook]) => judge(ruleset, table, hook, how));
-  const turned: Arrival = { ...arrival, published: true };
-  const [first, here, turnedHere, forwarded] = [
-    judges(before, arrival),
-    judges(toHost, arrival),
-    judges(toHost, turned),
-    judges(onward, { ...turned, local: false }),
-  ];
-  const along = (fates: readonly Fate[]) => ({
-    surely: fates.every(({ drop }) => !drop),
-    perhaps: fates.every(({ accept }) => accept),
-  });
-
-  const judged = [...cells(boundariesOf(ruleset, [...before, ...toHost, ...onward]))].map((cell) => {
-    const fates = first.map((one) => one(cell));
-    // In nat, nothing is dropped: what no rule turns around goes on as it is.
-    const { turn, accept } = fates[2]!;
-    const start = along([...fates.slice(0, 2)]);
-    const ways = [
-      ...(accept ? [along(here.map((one) => one(cell)))] : []),
-      ...(turn ? [turnedHere, forwarded].map((those) => along(those.map((one) => one(cell)))) : []),
-    ];
-    return {
-      cell,
-      surely: start.surely && ways.every(({ surely }) => surely),
-      perhaps: start.perhaps && ways.some(({ perhaps }) => perhaps),
-    };
-  });
-  return {
-    surely: joined(judged.filter(({ surely }) => surely).map(({ cell }) => cell)),
-    perhaps: joined(judged.filter(({ perhaps }) => perhaps).map(({ cell }) => cell)),
-  };
-}
-
-/** A rule that an arrival may meet, if it may, with what remains to be asked of the packet, and on which conditions. */
-function decide(rule: Rule, arrival: Arrival) {
-  const { to, now, state, local, published, answer } = arrival;
-  const [addresses, others] = answer ? [rule.destinations, rule.sources] : [rule.sources, rule.destinations];
-  const [ports, unknownPorts] = answer ? [rule.sourcePorts, rule.ports] : [rule.ports, rule.sourcePorts];
-  const asked = rule.asks.map(({ text, of }) => ({ text, answer: of(arrival) }));
-  // Once a packet has been turned around, its destination is another.
-  const destination = published ? now?.address : to;
-  if (others) {
-    asked.push({
-      text: "an address",
-      answer: destination
-        ? includes(others, [destination.first, destination.first])
-        : local && !others.negated && others.spans.every(([first]) => first >= groups[rule.family])
-          ? false
-          : undefined,
-    });
-  }
-  if (unknownPorts) asked.push({ text: unknownPorts.text, answer: undefined });
-  let asks = ports;
-  if (ports?.text.includes("--ctorigdstport")) {
-    // Behind a packet that is not tracked there is no connection to be asked.
-    if (state === "UNTRACKED") asked.push({ text: ports.text, answer: false });
-  } else if (ports && published) {
-    asked.push({ text: ports.text, answer: now && includes(ports, [now.port, now.port]) });
-    if (now) asks = undefined; // it has been asked
-  }
-  if (asked.some((one) => one.answer === false)) return [];
-  return [
-    {
-      rule,
-      ports: asks,
-      addresses,
-      conditions: asked.filter((one) => one.answer === undefined).map(({ text }) => text),
-    },
-  ];
-}
-
-/** From here on, addresses are those of groups, of broadcasts, and reserved ones: no host has one. */
-const groups = { 4: 0xe000_0000n, 6: 0xff00n << 112n } as const;
 
 /** Regions at whose boundaries a rule may change its mind. */
-function boundaries({ protocols, ports, sourcePorts, sources, destinations }: Rule, family: Family): Region[] {
-  const along = <T>(all: Span<T>, ...matches: (Match<T> | undefined)[]) =>
-    matches.flatMap((match) => (match ? [...match.spans, ...(match.negated ? [all] : [])] : [all]));
+function boundaries(rule: Rule, family: Family): Region[] {
+  const along = <T>(all: Span<T>, ...matches: (Match<T> | undefined)[]) => {
+    const asked = matches.filter((match) => match !== undefined);
+    return asked.length === 0 ? [all] : asked.flatMap(({ spans, negated }) => [...spans, ...(negated ? [all] : [])]);
+  };
+  const { protocols, ports, askedPorts, types, sourcePorts, sources, destinations } = rule;
   return along(allProtocols, protocols).flatMap((protocolSpan) =>
-    along(allPorts, ports, sourcePorts).flatMap((portSpan) =>
+    along(allPorts, ports, askedPorts, types, sourcePorts).flatMap((portSpan) =>
       along<bigint>(allAddresses[family], sources, destinations).map((addressSpan) => ({
         family,
         protocols: protocolSpan,
@@ -566,4 +71,554 @@ function boundaries({ protocols, ports, sourcePorts, sources, destinations }: Ru
       })),
     ),
   );
+}
+
+/**
+ * The rules of a chain and of all chains that it leads to, by chain, those that are called before those that call them; undefined if
+ * it is not there.
+ *
+ * @throws an Error where one of them leads back to itself.
+ */
+function reached(chains: Chains | undefined, first: string): Map<string, readonly Rule[]> | undefined {
+  if (!chains?.has(first)) return undefined;
+  const found = new Map<string, readonly Rule[]>();
+  const begun = new Set<string>();
+  const stack = [{ name: first, ends: false }];
+  for (let top = stack.pop(); top; top = stack.pop()) {
+    const { name, ends } = top;
+    const { rules } = chains.get(name)!;
+    if (ends) found.set(name, rules);
+    else if (begun.has(name)) {
+      if (!found.has(name)) throw new Error(`chain ${name} leads back to itself; no kernel takes that`);
+    } else {
+      begun.add(name);
+      stack.push({ name, ends: true });
+      for (const target of new Set(rules.map((rule) => rule.target))) {
+        if (target !== undefined && chains.has(target)) stack.push({ name: target, ends: false });
+      }
+    }
+  }
+  return found;
+}
+
+/**
+ * What becomes of packets in a chain of a table. The cell of packets that the answer is asked for must lie on one side of each of the
+ * {@link boundariesOf} that chain. A table that there is not, or a hook without rules, has nothing against anybody.
+ *
+ * @throws an Error where the chain leads back to itself.
+ */
+export function judge(ruleset: Ruleset, table: Table, chain: string, arrival: Arrival): (cell: Region) => Fate {
+  const column = columns(ruleset, [table, chain], arrival);
+  let last: Column | undefined;
+  let at = 0;
+  return ({ protocols, ports, addresses }) => {
+    const here = column(protocols[0], ports[0]);
+    if (here !== last) at = 0;
+    last = here;
+    // Cells come in order, so the next is mostly this one or its neighbour.
+    const begins = (i: number) => i === 0 || here[i]!.from <= addresses[0];
+    while (!begins(at)) at >>= 1;
+    while (at + 1 < here.length && begins(at + 1)) at++;
+    return here[at]!.fate;
+  };
+}
+
+/** What becomes of packets of one protocol to one port, by where they come from: each piece reaches to where the next begins. */
+type Column = readonly { readonly from: bigint; readonly fate: Fate }[];
+
+/** A rule that an arrival may meet: what remains to be asked of the packet. */
+interface Decided {
+  readonly rule: Rule;
+  readonly ports: readonly Match<number>[];
+  readonly addresses: Match<bigint> | undefined;
+  /** What nobody knows whether it holds. */
+  readonly conditions: readonly string[];
+  /** The numbers of the cuts between which its addresses lie. */
+  readonly pieces: [number, number][];
+}
+
+/**
+ * The column of any protocol and port. For each, the rules that are about it are asked once, along all addresses together: a piece of
+ * the addresses is left alone once a rule has decided about it, and a chain is asked once, however many rules call it. Ports about
+ * which the same rules are have the same column.
+ */
+function columns({ family, tables }: Ruleset, [table, hook]: Place, arrival: Arrival) {
+  const chains = tables.get(table);
+  const rules = reached(chains, hook);
+  const words = new Conditions();
+  if (!chains || !rules) return () => nobody;
+
+  const decided = [...rules].map(
+    ([name, those]) => [name, those.flatMap((rule) => decide(rule, arrival, family)).map(prepare)] as const,
+  );
+  const all = decided.flatMap(([, those]) => those);
+  const cuts = number(all, family);
+  const numbers = new Map(all.map((one, i) => [one, i]));
+  const byProtocol = new Map<number, [string, ByPort][]>();
+  const byPort = new Map<number, Column>();
+  const byRules = new Map<string, Column>();
+  return (protocol: number, port: number): Column => {
+    const key = protocol * 65536 + port;
+    let column = byPort.get(key);
+    if (!column) {
+      const relevant = about(protocol, port);
+      const same = [...relevant.values()].map((those) => those.map((one) => numbers.get(one)).join()).join(";");
+      column = byRules.get(same) ?? sweep(relevant);
+      byRules.set(same, column);
+      byPort.set(key, column);
+    }
+    return column;
+  };
+
+  function prepare(one: Decided): Prepared {
+    const { rule, ports, conditions, pieces } = one;
+    const { target, final, untracks } = rule;
+    const called = target !== undefined && chains!.has(target) ? target : undefined;
+    const own = target === undefined ? nothing : called === undefined ? effect(target, untracks, table) : undefined;
+    const extra = words.of(own === unknown ? [...conditions, `-j ${target}`] : conditions);
+    const returns = called === undefined ? untracks || own === unknown : !final;
+    return { rule, ports, addresses: one.addresses, conditions, pieces, called, own, extra, returns, surely: conditions.length === 0 }; // prettier-ignore
+  }
+
+  /** The rules that this protocol and port meet, of all chains. */
+  function about(protocol: number, port: number): Map<string, Prepared[]> {
+    let those = byProtocol.get(protocol);
+    if (!those) {
+      those = decided.map(([name, all]) => [
+        name,
+        new ByPort(all.filter(({ rule }) => includes(rule.protocols, protocol))),
+      ]);
+      byProtocol.set(protocol, those);
+    }
+    const found = new Map<string, Prepared[]>();
+    for (const [name, all] of those) found.set(name, all.at(port));
+    // Of these, the chains to which rules of these lead.
+    const called = new Set([hook]);
+    for (const name of [...found.keys()].reverse()) {
+      if (!called.has(name)) found.delete(name);
+      else for (const one of found.get(name)!) if (one.called !== undefined) called.add(one.called);
+    }
+    return found;
+  }
+
+  function sweep(relevant: ReadonlyMap<string, readonly Prepared[]>): Column {
+    const used = new Uint8Array(cuts.length + 1);
+    used[0] = 1;
+    for (const those of relevant.values()) {
+      for (const { pieces } of those) for (const [from, to] of pieces) used[from] = used[to] = 1;
+    }
+    // The numbers of the cuts among those that are used.
+    const froms: bigint[] = [];
+    const local = new Int32Array(cuts.length + 1);
+    for (let i = 0; i <= cuts.length; i++) {
+      local[i] = froms.length;
+      if (used[i] === 1 && i < cuts.length) froms.push(cuts[i]!);
+    }
+    const codes = new Map<string, Float64Array>();
+    for (const [name, those] of relevant) codes.set(name, through(chains!.get(name)!.policy, those, codes, local));
+    const column: { from: bigint; fate: Fate }[] = [];
+    let last: number | undefined;
+    codes.get(hook)!.forEach((code, i) => {
+      if (code !== last) column.push({ from: froms[i]!, fate: decode(code, words) });
+      last = code;
+    });
+    return column;
+  }
+
+  /** @param codes the fates in the chains that these rules may call. */
+  function through(
+    policy: Chain["policy"],
+    those: readonly Prepared[],
+    codes: ReadonlyMap<string, Float64Array>,
+    local: Int32Array,
+  ): Float64Array {
+    const size = local.at(-1)!;
+    const found = new Float64Array(size).fill(Bit.tracked);
+    const alive = new Alive(size);
+    for (const { called, own, extra, returns, surely, pieces } of those) {
+      if (own === nothing) continue;
+      const there = called === undefined ? undefined : codes.get(called)!;
+      for (const [from, to] of pieces) {
+        const end = local[to]!;
+        for (let i = alive.from(local[from]!); i < end; i = alive.from(i + 1)) {
+          const code = there ? there[i]! : own!;
+          const bits = bitsOf(code);
+          const goesOn = returns && (bits & Bit.back) !== 0;
+          if (goesOn && (bits & ~(Bit.back | Bit.tracked)) === 0) continue; // it has come back as it was
+          found[i] = combined(found[i]!, code, extra, surely, returns);
+          if (surely && !goesOn) alive.end(i);
+        }
+      }
+    }
+    for (let i = alive.from(0); i < size; i = alive.from(i + 1)) found[i] = withBits(found[i]!, Bit.back);
+    return policy === "-" ? found : found.map((code) => ended(code, policy));
+  }
+
+  /** @param returns whether what comes back from there goes on here. */
+  function combined(here: number, there: number, extra: number, surely: boolean, returns: boolean): number {
+    const [before, what] = [bitsOf(here), bitsOf(there)];
+    let bits = before | (what & (returns ? Bit.ends : Bit.ends | Bit.back)) | (what & Bit.untracked);
+    // It is tracked no longer, if nothing has been decided about it while it was.
+    if (surely && (what & Bit.tracked) === 0 && (before & (Bit.ends | Bit.back)) === 0) bits &= ~Bit.tracked;
+    return encode(bits, words.union(conditionsOf(here), words.union(conditionsOf(there), extra)));
+  }
+}
+
+/** Rules in their order, those about one port apart from the others, so that a port need not ask all. */
+class ByPort {
+  private readonly others: [number, Prepared][] = [];
+  private readonly ofPort = new Map<number, [number, Prepared][]>();
+
+  constructor(rules: readonly Prepared[]) {
+    for (const [i, rule] of rules.entries()) {
+      const [match, ...more] = rule.ports;
+      const [span, ...spans] = match && !match.negated && more.length === 0 ? match.spans : [];
+      if (!span || spans.length > 0 || span[0] !== span[1]) this.others.push([i, rule]);
+      else if (this.ofPort.has(span[0])) this.ofPort.get(span[0])!.push([i, rule]);
+      else this.ofPort.set(span[0], [[i, rule]]);
+    }
+  }
+
+  at(port: number): Prepared[] {
+    const others = this.others.filter(([, { ports }]) => ports.every((match) => includes(match, port)));
+    const own = this.ofPort.get(port) ?? [];
+    return [...others, ...own].sort(([a], [b]) => a - b).map(([, rule]) => rule);
+  }
+}
+
+/** What is still undecided among numbered pieces: the ends of runs of what is decided, each found in nearly one step. */
+class Alive {
+  private readonly next: Int32Array;
+
+  constructor(size: number) {
+    this.next = new Int32Array(size + 1);
+    for (let i = 0; i <= size; i++) this.next[i] = i;
+  }
+
+  /** The first from here. */
+  from(i: number): number {
+    const { next } = this;
+    while (next[i] !== i) i = next[i] = next[next[i]!]!;
+    return i;
+  }
+
+  end(i: number): void {
+    this.next[i] = i + 1;
+  }
+}
+
+/** A decided rule, and what its target does. */
+interface Prepared extends Decided {
+  /** The chain that it calls. */
+  readonly called: string | undefined;
+  /** The fate of what its target is, if that is no chain. */
+  readonly own: number | undefined;
+  /** The number of its conditions. */
+  readonly extra: number;
+  /** Whether the next rule is asked about what comes back. */
+  readonly returns: boolean;
+  readonly surely: boolean;
+}
+
+/** A fate in one number: what may happen, and the number of a set of conditions. */
+const Bit = {
+  accept: 1,
+  drop: 2,
+  redirect: 4,
+  turn: 8,
+  /** All of these. */
+  ends: 15,
+  back: 16,
+  tracked: 32,
+  untracked: 64,
+} as const;
+const bitsOf = (code: number) => code % 128;
+const conditionsOf = (code: number) => Math.floor(code / 128);
+const encode = (bits: number, conditions: number) => conditions * 128 + bits;
+const withBits = (code: number, bits: number) => code - bitsOf(code) + (bitsOf(code) | bits);
+
+function decode(code: number, words: Conditions): Fate {
+  const has = (bit: number) => (bitsOf(code) & bit) !== 0;
+  return {
+    accept: has(Bit.accept),
+    drop: has(Bit.drop),
+    back: has(Bit.back),
+    redirect: has(Bit.redirect),
+    turn: has(Bit.turn),
+    tracked: has(Bit.tracked),
+    untracked: has(Bit.untracked),
+    conditions: words.get(conditionsOf(code)),
+  };
+}
+
+/** What has nothing against anybody. */
+const nobody: Column = [
+  {
+    from: 0n,
+    fate: {
+      ...{ accept: true, drop: false, back: false, redirect: false, turn: false, tracked: true, untracked: false },
+      conditions: new Set(),
+    },
+  },
+];
+
+/** Sets of conditions, numbered; 0 is the empty one. Of more than {@link most}, nobody asks which they are. */
+class Conditions {
+  private readonly sets: ReadonlySet<string>[] = [new Set()];
+  private readonly numbers = new Map<string, number>([["", 0]]);
+  private readonly unions = new Map<string, number>();
+
+  get(number: number): ReadonlySet<string> {
+    return this.sets[number]!;
+  }
+
+  of(words: readonly string[]): number {
+    if (words.length === 0) return 0;
+    const sorted = [...new Set(words)].sort();
+    const few = sorted.length > most || sorted[0] === "…" ? ["…"] : sorted;
+    const key = few.join("\n");
+    const before = this.numbers.get(key);
+    if (before !== undefined) return before;
+    this.numbers.set(key, this.sets.length);
+    return this.sets.push(new Set(few)) - 1;
+  }
+
+  union(a: number, b: number): number {
+    if (a === b || b === 0) return a;
+    if (a === 0) return b;
+    const key = `${a} ${b}`;
+    let found = this.unions.get(key);
+    if (found === undefined) {
+      const [first, second] = [this.get(a), this.get(b)];
+      found = first.has("…") ? a : second.has("…") ? b : this.of([...first, ...second]);
+      this.unions.set(key, found);
+    }
+    return found;
+  }
+}
+const most = 16;
+
+/** Nobody knows what becomes of a packet, or whether it goes on. */
+const unknown = Bit.ends | Bit.back | Bit.tracked | Bit.untracked;
+
+/** A rule whose target leaves the packet alone. */
+const nothing = 0;
+
+/** What a target does that is not a chain. */
+function effect(target: string, untracks: boolean, table: Table): number {
+  if (untracks) return Bit.back | Bit.untracked;
+  if (target === "ACCEPT") return Bit.accept | Bit.tracked;
+  if (target === "DROP" || target === "REJECT") return Bit.drop | Bit.tracked;
+  if (target === "RETURN") return Bit.back | Bit.tracked;
+  if (leavesAlone.includes(target)) return nothing;
+  if (table === "nat" && target === "REDIRECT") return Bit.redirect | Bit.tracked;
+  if (table === "nat" && ["DNAT", "NETMAP"].includes(target)) return Bit.turn | Bit.tracked;
+  return unknown;
+}
+
+/** Targets after which the next rule is asked. */
+const leavesAlone = [
+  ...["LOG", "NFLOG", "ULOG", "MARK", "CONNMARK", "TRACE", "SET", "TCPMSS", "AUDIT", "CHECKSUM", "DSCP", "TOS", "CT"],
+];
+
+/** Nobody has called a chain that has a policy: what would come back from it meets that. */
+function ended(code: number, policy: Chain["policy"]): number {
+  const bits = bitsOf(code);
+  if ((bits & Bit.back) === 0) return code;
+  const met = policy === "ACCEPT" ? Bit.accept : policy === "DROP" ? Bit.drop : Bit.accept | Bit.drop;
+  return code - bits + ((bits & ~Bit.back) | met);
+}
+
+/** Numbers the addresses at which rules may change their mind, and tells each rule which are its own. */
+function number(decided: readonly Decided[], family: Family): bigint[] {
+  const [first, last] = allAddresses[family];
+  const ends: { at: bigint; piece: [number, number]; end: 0 | 1 }[] = [];
+  for (const { addresses, pieces } of decided) {
+    for (const [from, to] of addresses ? spansOf(addresses, family) : [[first, last] as const]) {
+      const piece: [number, number] = [0, 0];
+      pieces.push(piece);
+      ends.push({ at: from, piece, end: 0 }, { at: to + 1n, piece, end: 1 });
+    }
+  }
+  ends.sort((a, b) => (a.at < b.at ? -1 : a.at > b.at ? 1 : 0));
+  const cuts: bigint[] = [first];
+  for (const { at, piece, end } of ends) {
+    if (at !== cuts.at(-1)) cuts.push(at);
+    piece[end] = cuts.length - 1;
+  }
+  if (cuts.at(-1) === last + 1n) cuts.pop(); // its number remains the end of what reaches so far
+  return cuts;
+}
+
+/** The spans of a match, in order: if it is negated, those between. */
+function spansOf({ spans, negated }: Match<bigint>, family: Family): readonly Span<bigint>[] {
+  if (!negated) return spans;
+  let [from] = allAddresses[family] as Span<bigint>;
+  const found: Span<bigint>[] = [];
+  for (const [first, last] of [...spans].sort(([a], [b]) => (a < b ? -1 : 1))) {
+    if (from < first) found.push([from, first - 1n]);
+    if (last >= from) from = last + 1n;
+  }
+  if (from <= allAddresses[family][1]) found.push([from, allAddresses[family][1]]);
+  return found;
+}
+
+function includes<T extends number | bigint>(match: Match<T> | undefined, value: T): boolean {
+  return !match || match.spans.some(([from, to]) => from <= value && value <= to) !== match.negated;
+}
+
+/** A rule that an arrival may meet, if it may, with what remains to be asked of the packet. */
+function decide(rule: Rule, arrival: Arrival, family: Family): Decided[] {
+  const { to, now, published, answer } = arrival;
+  const questions = rule.asks.map(({ text, of }) => ({ text, answer: of(arrival) }));
+  const ask = (match: Match<number> | Match<bigint>, answer: boolean | undefined) =>
+    questions.push({ text: match.text, answer });
+  const ports: Match<number>[] = rule.types && !answer ? [rule.types] : [];
+  if (rule.types && answer) ask(rule.types, undefined);
+
+  const [theirs, others] = answer ? [rule.destinations, rule.sources] : [rule.sources, rule.destinations];
+  if (others) {
+    // Once NAT has changed it, its destination is another.
+    const destination = answer ? undefined : published ? now?.address : to;
+    ask(others, destination ? includes(others, destination.first) : isGroup(others, family, arrival));
+  }
+  const [own, other] = answer ? [rule.sourcePorts, rule.ports] : [rule.ports, rule.sourcePorts];
+  if (other) ask(other, undefined);
+  if (own) {
+    if (!published) ports.push(own);
+    else {
+      const answers = new Set(now?.ports.map((port) => includes(own, port)));
+      ask(own, answers.size === 1 ? answers.has(true) : undefined);
+    }
+  }
+  if (rule.askedPorts) {
+    if (answer) ask(rule.askedPorts, undefined);
+    else if (!hasConnection(arrival)) ask(rule.askedPorts, rule.unconnected);
+    else ports.push(rule.askedPorts);
+  }
+  if (questions.some((one) => one.answer === false)) return [];
+  const conditions = questions.filter((one) => one.answer === undefined).map(({ text }) => text);
+  return [{ rule, ports, addresses: theirs, conditions, pieces: [] }];
+}
+
+/** Whether a packet to an address of the host, whichever that is, meets a rule about addresses that no host has. */
+function isGroup({ spans, negated }: Match<bigint>, family: Family, { local }: Arrival): boolean | undefined {
+  const nobodys = spans.every(
+    ([first, last]) =>
+    noHosts[family].some(([from, to]) => from <= first && last <= to), // prettier-ignore
+  );
+  return local && nobodys ? negated : undefined;
+}
+
+/** Addresses of groups and of broadcasts. */
+const noHosts: Readonly<Record<Family, readonly Span<bigint>[]>> = {
+  4: [
+    [0xe000_0000n, 0xefff_ffffn],
+    [0xffff_ffffn, 0xffff_ffffn],
+  ],
+  6: [[0xff00n << 112n, allAddresses[6][1]]],
+};
+
+const steps = (hook: string): Place[] => (["mangle", "filter", "security"] as const).map((table) => [table, hook]);
+const [toHost, onward] = [steps("INPUT"), steps("FORWARD")];
+const rawHook: Place = ["raw", "PREROUTING"];
+const mangleHook: Place = ["mangle", "PREROUTING"];
+const natHook: Place = ["nat", "PREROUTING"];
+
+/**
+ * What reaches a service of the host, or of a container on it, through all tables in the order in which a packet meets them
+ * (netfilter's priorities: raw, mangle, nat, filter, security). What NAT sends elsewhere is let through only if FORWARD does so.
+ */
+export function admitted(ruleset: Ruleset, arrival: Arrival): Reach {
+  const along = (places: readonly Place[], how: Arrival) => {
+    const all = places.map((place) => columns(ruleset, place, how));
+    return (protocol: number, port: number) => all.map((one) => one(protocol, port));
+  };
+  const turned: Arrival = { ...arrival, published: true, now: destinations(ruleset) };
+  const begins = along([rawHook, mangleHook, natHook], arrival);
+  const stays = along(toHost, arrival);
+  const redirected = along(toHost, turned);
+  const forwarded = along(onward, { ...turned, local: false });
+  const untracked = along([mangleHook, ...toHost], { ...arrival, state: "UNTRACKED" });
+
+  const [surely, perhaps]: [Region[], Region[]] = [[], []];
+  const places = [rawHook, mangleHook, natHook, ...toHost, ...onward];
+  const planes = boundariesOf(ruleset, places).map((one) => ({ ...one, addresses: allAddresses[one.family] }));
+  for (const plane of cells(unique(planes))) {
+    const at = [plane.protocols[0], plane.ports[0]] as const;
+    const first = begins(...at);
+    // Most packets go one way only.
+    const may = (wanted: (fate: Fate) => boolean, way: typeof stays) =>
+      first.some((column) => column.some(({ fate }) => wanted(fate))) ? way(...at) : [];
+    const ways = [
+      first,
+      stays(...at),
+      may(({ redirect, turn }) => redirect || turn, redirected),
+      may(({ turn }) => turn, forwarded),
+      may((fate) => fate.untracked, untracked),
+    ];
+    const pieces = zip(ways.flat());
+    pieces.forEach(([from, fates], i) => {
+      const end = (pieces[i + 1]?.[0] ?? allAddresses[plane.family][1] + 1n) - 1n;
+      const one = { ...plane, addresses: [from, end] as const };
+      const is = whole(ways.map((way) => fates.splice(0, way.length)) as unknown as Ways);
+      if (is.surely) surely.push(one);
+      if (is.perhaps) perhaps.push(one);
+    });
+  }
+  return { surely: joined(surely), perhaps: joined(perhaps) };
+}
+
+type Ways = readonly [readonly [Fate, Fate, Fate], ...Fate[][]];
+
+/** What the ways that a packet may take come to together. */
+function whole([[raw, mangle, nat], stays, redirected, forwarded, untracked]: Ways) {
+  const through = (fates: readonly Fate[]) => ({
+    surely: fates.every(({ drop }) => !drop),
+    perhaps: fates.every(({ accept }) => accept),
+  });
+  const ways = [
+    ...(raw.tracked && nat.accept ? [through([mangle, ...stays!])] : []),
+    ...(raw.tracked && (nat.redirect || nat.turn) ? [through([mangle, ...redirected!])] : []),
+    ...(raw.tracked && nat.turn ? [through([mangle, ...forwarded!])] : []),
+    ...(raw.untracked ? [through(untracked!)] : []),
+  ];
+  return {
+    surely: !raw.drop && !nat.drop && ways.every(({ surely }) => surely),
+    perhaps: raw.accept && ways.some(({ perhaps }) => perhaps),
+  };
+}
+
+/** The ports to which NAT turns packets, if all rules that may do so name one. */
+function destinations({ tables }: Ruleset): Arrival["now"] {
+  const chains = tables.get("nat");
+  const rules = [...(reached(chains, natHook[1])?.values() ?? [])].flat();
+  const turning = rules.filter(
+    ({ target }) =>
+      target !== undefined &&
+      !chains!.has(target) &&
+      !leavesAlone.includes(target) &&
+      effect(target, false, "nat") & (Bit.redirect | Bit.turn),
+  );
+  const ports = turning.map(({ turnsTo }) => turnsTo);
+  return ports.includes(undefined) ? undefined : { ports: [...new Set(ports as number[])] };
+}
+
+function unique(regions: readonly Region[]): Region[] {
+  return [...new Map(regions.map((one) => [[...one.protocols, ...one.ports].join(), one])).values()];
+}
+
+/** Several columns as one, cut where any of them is. */
+function zip(several: readonly Column[]): [bigint, Fate[]][] {
+  const starts = [...new Set(several.flatMap((column) => column.map(({ from }) => from)))].sort((a, b) =>
+    a < b ? -1 : 1,
+  );
+  const at = several.map(() => 0);
+  return starts.map((from) => [
+    from,
+    several.map((column, i) => {
+      while (column[at[i]! + 1] && column[at[i]! + 1]!.from <= from) at[i]!++;
+      return column[at[i]!]!.fate;
+    }),
+  ]);
 }

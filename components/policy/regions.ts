@@ -47,29 +47,40 @@ export function icmpPorts(type: number, code?: number): Span<number> {
  * all. Cells come in order, and do not overlap.
  */
 export function* cells(regions: readonly Region[]): Generator<Region> {
+  for (const [cell] of covered(regions)) yield cell;
+}
+
+/** The {@link cells}, each with the regions that hold it: one set, which changes when you ask for the next cell. */
+export function* covered<R extends Region>(regions: readonly R[]): Generator<readonly [Region, ReadonlySet<R>]> {
   for (const family of [4, 6] as const) {
     const ours = regions.filter((region) => region.family === family);
     for (const [protocols, those] of slices(ours, (region) => region.protocols)) {
       for (const [ports, them] of slices(those, (region) => region.ports)) {
-        for (const [addresses] of slices(them, (region) => region.addresses)) {
-          yield { family, protocols, ports, addresses };
+        for (const [addresses, here] of slices(them, (region) => region.addresses)) {
+          yield [{ family, protocols, ports, addresses }, here];
         }
       }
     }
   }
 }
 
-/** The slices along one axis that any region holds, each with those that do. */
-function* slices<T extends number | bigint>(
-  regions: readonly Region[],
-  axis: (region: Region) => Span<T>,
-): Generator<[Span<T>, Region[]]> {
-  const starts = new Set(regions.flatMap((region) => [axis(region)[0], after(axis(region)[1])]));
-  const sorted = [...starts].sort((a, b) => (a < b ? -1 : 1));
-  for (let i = 0; i + 1 < sorted.length; i++) {
-    const first = sorted[i]!;
-    const here = regions.filter((region) => axis(region)[0] <= first && first <= axis(region)[1]);
-    if (here.length > 0) yield [[first, before(sorted[i + 1]!)], here];
+/** The slices along one axis that any region holds, each with those that do. One sweep, from the first boundary to the last. */
+function* slices<T extends number | bigint, R extends Region>(
+  regions: Iterable<R>,
+  axis: (region: R) => Span<T>,
+): Generator<readonly [Span<T>, ReadonlySet<R>]> {
+  const all = [...regions];
+  const here = new Set<R>();
+  if (all.length === 1) yield [axis(all[0]!), here.add(all[0]!)];
+  if (all.length < 2) return;
+  // Where the i-th begins, and behind where it ends: numbers 2i and 2i + 1.
+  const at = all.flatMap((region) => [axis(region)[0], after(axis(region)[1])]);
+  const order = at.map((_, i) => i).sort((a, b) => (at[a]! < at[b]! ? -1 : at[a]! > at[b]! ? 1 : 0));
+  for (let i = 0; i + 1 < order.length; i++) {
+    const [boundary, next] = [order[i]!, order[i + 1]!];
+    if (boundary % 2 === 0) here.add(all[boundary >> 1]!);
+    else here.delete(all[boundary >> 1]!);
+    if (at[boundary] !== at[next] && here.size > 0) yield [[at[boundary]!, before(at[next]!)], here];
   }
 }
 
@@ -89,24 +100,54 @@ export function holds(outer: Region, inner: Region): boolean {
   );
 }
 
+/** Whether any packet is in both regions. */
+export function meets(a: Region, b: Region): boolean {
+  const overlap = <T extends number | bigint>(one: Span<T>, other: Span<T>) => one[0] <= other[1] && other[0] <= one[1];
+  return (
+    a.family === b.family &&
+    overlap(a.protocols, b.protocols) &&
+    overlap(a.ports, b.ports) &&
+    overlap(a.addresses, b.addresses)
+  );
+}
+
 /** What is in `a` and not in `b`. */
 export function without(a: readonly Region[], b: readonly Region[]): Region[] {
-  return select([...a, ...b], (cell) => a.some((one) => holds(one, cell)) && !b.some((one) => holds(one, cell)));
+  return select([a, b], (inA, inB) => inA && !inB);
 }
 
 /** What is in both. */
 export function both(a: readonly Region[], b: readonly Region[]): Region[] {
-  return select([...a, ...b], (cell) => a.some((one) => holds(one, cell)) && b.some((one) => holds(one, cell)));
-}
-
-/** The cells of a partition that a predicate wants, in the form of {@link merged}. */
-export function select(partition: readonly Region[], wanted: (cell: Region) => boolean): Region[] {
-  return joined([...cells(partition)].filter(wanted));
+  return select([a, b], (inA, inB) => inA && inB);
 }
 
 /** The same set in the one form that all lists of the same packets have: no overlaps, nothing that could be joined, in order. */
 export function merged(regions: readonly Region[]): Region[] {
-  return select(regions, () => true);
+  return select([regions], (inside) => inside);
+}
+
+/** The packets for which a predicate holds, which is told of each set whether they are in it. */
+function select(sets: readonly (readonly Region[])[], wanted: (a: boolean, b: boolean) => boolean): Region[] {
+  const found: Region[] = [];
+  let last: Region | undefined;
+  for (const [cell, here] of covered(sets.flatMap((regions, set) => regions.map((one) => ({ ...one, set }))))) {
+    let [inA, inB] = [false, false];
+    for (const { set } of here) {
+      if (set === 0) inA = true;
+      else inB = true;
+    }
+    if (!wanted(inA, inB)) continue;
+    // What follows in the same column is the same column.
+    const follows =
+      last &&
+      last.protocols === cell.protocols &&
+      last.ports === cell.ports &&
+      last.addresses[1] + 1n === cell.addresses[0];
+    if (follows) found.pop();
+    last = follows ? { ...cell, addresses: [last!.addresses[0], cell.addresses[1]] } : cell;
+    found.push(last);
+  }
+  return joined(found);
 }
 
 /**
@@ -141,9 +182,10 @@ export function joined(parts: readonly Region[]): Region[] {
 function group<T>(items: readonly T[], key: (item: T) => string): T[][] {
   const groups = new Map<string, T[]>();
   for (const item of items) {
-    const found = groups.get(key(item));
+    const name = key(item);
+    const found = groups.get(name);
     if (found) found.push(item);
-    else groups.set(key(item), [item]);
+    else groups.set(name, [item]);
   }
   return [...groups.values()];
 }
@@ -220,7 +262,9 @@ export function lines(regions: readonly Region[]): string[] {
   const found = new Map<string, string[]>();
   for (const one of merged(regions)) {
     const key = describe(one);
-    found.set(key, [...(found.get(key) ?? []), ...span(one.family, one.addresses)]);
+    const before = found.get(key);
+    if (before) before.push(...span(one.family, one.addresses));
+    else found.set(key, span(one.family, one.addresses));
   }
   return [...found].map(([what, from]) => `${what} from ${from.join(", ")}`);
 }

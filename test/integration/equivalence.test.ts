@@ -6,7 +6,8 @@ import { cloudOnly, cloudRule, groupRules, quota, type GroupRule } from "../../c
 import { parseGroupRules, reach } from "../../components/cloud/reach";
 import { undeclared } from "../../components/equivalence";
 import { defaultSettings } from "../../components/host/hostOptions";
-import { judge, parseRuleset } from "../../components/host/reach";
+import { parseRuleset } from "../../components/host/iptablesSave";
+import { judge } from "../../components/host/reach";
 import { ruleset } from "../../components/host/ruleset";
 import { last, parseAddress, print, type Cidr, type Family } from "../../components/policy/cidr";
 import { Faults } from "../../components/policy/faults";

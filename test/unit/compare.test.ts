@@ -1,12 +1,15 @@
+import fc from "fast-check";
+
 import { groupRules } from "../../components/cloud/groupRules";
 import { parseGroupRules, reach as cloudReach } from "../../components/cloud/reach";
 import { compareLive } from "../../components/compare";
-import { admitted as reach, parseRuleset } from "../../components/host/reach";
+import { parseRuleset } from "../../components/host/iptablesSave";
+import { admitted as reach } from "../../components/host/reach";
 import { ruleset } from "../../components/host/ruleset";
-import type { Family } from "../../components/policy/cidr";
+import { parseAddress, type Family } from "../../components/policy/cidr";
 import { Faults } from "../../components/policy/faults";
 import { readPolicy, rules } from "../../components/policy/policy";
-import { lines } from "../../components/policy/regions";
+import { holds, lines, protocol } from "../../components/policy/regions";
 
 const newConnection = { in: "eth0", state: "NEW", local: true } as const;
 
@@ -118,12 +121,157 @@ describe("what the rules of a host admit", () => {
     ["*filter\nCOMMIT\n*filter\nCOMMIT\n", "line 3: the table filter a second time; these are the rules of two hosts"],
     [
       "# Table `filter' is incompatible, use 'nft' tool.\n",
-      "line 1: the table filter holds rules of nft's own, which iptables-save cannot show",
+      "line 1: the table filter cannot be read: it holds rules of nft's own, which iptables-save does not show",
     ],
     ["*filter\n:INPUT ACCEPT [0:0]\n-A OTHER -j DROP\n", "line 3 is not one of iptables-save: -A OTHER -j DROP"],
     ["*filter\n:INPUT ACCEPT [0:0]\nfilter rules", "line 3 is not one of iptables-save: filter rules"],
   ])("what is no output of iptables-save is refused", (text, problem) => {
     expect(() => parseRuleset(text, 4)).toThrow(problem);
+  });
+});
+
+describe("what NAT and raw do to it", () => {
+  const only = (names: string[]) => names.map((name) => `${name} from everyone over IPv4`);
+  test.each<[string, string, string, string[], string[]]>([
+    [
+      "a redirect is judged by the port after it, as any rule that asks for --dport",
+      "*nat\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -p tcp -m tcp --dport 25 -j REDIRECT --to-ports 2525\nCOMMIT",
+      "-A INPUT -p tcp -m tcp --dport 2525 -j ACCEPT",
+      only(["tcp/25", "tcp/2525"]),
+      only(["tcp/25", "tcp/2525"]),
+    ],
+    [
+      "a redirect of an open port to a closed one",
+      "*nat\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -p tcp -m tcp --dport 25 -j REDIRECT --to-ports 2525\nCOMMIT",
+      "-A INPUT -p tcp -m tcp --dport 25 -j ACCEPT",
+      [],
+      [],
+    ],
+    [
+      "DNAT goes to FORWARD, or to the host",
+      "*nat\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -p tcp -m tcp --dport 25 -j DNAT --to-destination 172.17.0.2:2525\nCOMMIT",
+      "-A FORWARD -p tcp -m tcp --dport 2525 -j ACCEPT",
+      [],
+      only(["tcp/25"]),
+    ],
+    [
+      "what is not tracked is never new",
+      "*raw\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -p tcp -m tcp --dport 25 -j CT --notrack\nCOMMIT",
+      "-A INPUT -p tcp -m multiport --dports 25,26 -m conntrack --ctstate NEW -j ACCEPT",
+      only(["tcp/26"]),
+      only(["tcp/26"]),
+    ],
+  ])("%s", (_, before, rule, surely, perhaps) => {
+    const filter = `*filter\n:INPUT DROP [0:0]\n:FORWARD DROP [0:0]\n${rule}\nCOMMIT\n`;
+    const found = reach(parseRuleset(`${before}\n${filter}`, 4), newConnection);
+    expect([lines(found.surely), lines(found.perhaps)]).toEqual([surely, perhaps]);
+  });
+});
+
+test("5,000 bans are no matter of minutes", () => {
+  const bans = Array.from({ length: 5000 }, (_, i) => `-A F2B -s 192.${i >> 8}.${i & 255}.1/32 -j REJECT`);
+  const { surely } = reach(
+    parseRuleset(
+      [
+        "*filter",
+        ":INPUT DROP [0:0]",
+        ":F2B - [0:0]",
+        "-A INPUT -j F2B",
+        "-A INPUT -p tcp -m tcp --dport 25 -j ACCEPT",
+        ...bans,
+        "COMMIT",
+        "",
+      ].join("\n"),
+      4,
+    ),
+    newConnection,
+  );
+  expect(surely).toHaveLength(5001); // what lies between them
+}, 30_000);
+
+describe("any chains", () => {
+  const chains = ["INPUT", "A", "B", "C"];
+  /** A rule of the i-th chain: it may call the later ones. */
+  const rule = (i: number) =>
+    fc
+      .record({
+        from: fc.constantFrom("", "-s 10.0.0.0/8 ", "! -s 10.1.0.0/16 ", "-s 10.1.2.0/24 ", "-s 192.0.2.1/32 "),
+        to: fc.constantFrom(
+          ...["", "-p tcp ", "! -p udp ", "-p tcp -m tcp --dport 25 ", "-p udp -m udp ! --dport 53 "],
+          "-p tcp -m multiport --dports 25,143:144 ",
+        ),
+        target: fc.constantFrom(
+          ...["-j ACCEPT", "-j DROP", "-j RETURN", "-j LOG", ""],
+          ...chains.slice(i + 1).flatMap((name) => [`-j ${name}`, `-g ${name}`]),
+        ),
+      })
+      .map(({ from, to, target }) => `${from}${to}${target}`.trim());
+  const ruleset = fc.tuple(
+    fc.constantFrom("ACCEPT", "DROP"),
+    ...chains.map((_, i) => fc.array(rule(i), { maxLength: 5 })),
+  );
+  const packets = ["10.1.2.3", "10.1.9.9", "10.9.9.9", "192.0.2.1", "192.0.2.2"].flatMap((from) =>
+    [6, 17, 47].flatMap((number) => [24, 25, 53, 143, 144].map((port) => ({ from, number, port }))),
+  );
+
+  /** Whether a packet meets a rule, word by word. */
+  function meets(text: string, { from, number, port }: (typeof packets)[number]): boolean {
+    const [, notFrom, network] = /(! )?-s (\S+)/.exec(text) ?? [];
+    const [, notProtocol, name] = /(! )?-p (\S+)/.exec(text) ?? [];
+    const [, notPort, ports] = /(! )?--dports? (\S+)/.exec(text) ?? [];
+    const [address, length] = network?.split("/") ?? [];
+    const bits = (text: string) =>
+      text
+        .split(".")
+        .map((part) => Number(part).toString(2).padStart(8, "0"))
+        .join("")
+        .slice(0, Number(length));
+    const inSpan = (span: string) => {
+      const [first, last = first] = span.split(":").map(Number);
+      return first! <= port && port <= last!;
+    };
+    return (
+      (address === undefined || (bits(address) === bits(from)) !== (notFrom !== undefined)) &&
+      (name === undefined ||
+        (name === (number === 6 ? "tcp" : number === 17 ? "udp" : "")) !== (notProtocol !== undefined)) &&
+      (ports === undefined || ports.split(",").some(inSpan) !== (notPort !== undefined))
+    );
+  }
+
+  test("do to a packet what asking one rule after the other does", () => {
+    fc.assert(
+      fc.property(ruleset, ([policy, ...those]) => {
+        const decide = (chain: number, packet: (typeof packets)[number]): "ACCEPT" | "DROP" | undefined => {
+          for (const text of those[chain]!) {
+            if (!meets(text, packet)) continue;
+            const [, how, target] = /-([jg]) (\w+)$/.exec(text) ?? [];
+            if (target === "ACCEPT" || target === "DROP") return target;
+            if (target === "RETURN") return undefined;
+            const there = target === undefined || target === "LOG" ? undefined : decide(chains.indexOf(target), packet);
+            if (there !== undefined || how === "g") return there;
+          }
+          return undefined;
+        };
+        const text = [
+          ...["*filter", `:INPUT ${policy} [0:0]`, ...chains.slice(1).map((name) => `:${name} - [0:0]`)],
+          ...those.flatMap((all, i) => all.map((one) => `-A ${chains[i]} ${one}`)),
+          ...["COMMIT", ""],
+        ].join("\n");
+        const { surely, perhaps } = reach(parseRuleset(text, 4), newConnection);
+        expect(perhaps).toEqual(surely);
+        for (const packet of packets) {
+          const address = parseAddress(packet.from);
+          if (typeof address === "string") throw new Error(address);
+          const cell = {
+            ...{ family: 4 as const, protocols: protocol(packet.number) },
+            ...{ ports: [packet.port, packet.port] as const, addresses: [address.first, address.first] as const },
+          };
+          const open = surely.some((region) => holds(region, cell));
+          expect({ packet, open }).toEqual({ packet, open: (decide(0, packet) ?? policy) === "ACCEPT" });
+        }
+      }),
+      { numRuns: process.env.MAILFW_ALL === "1" ? 5000 : 300 },
+    );
   });
 });
 

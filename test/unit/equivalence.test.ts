@@ -87,6 +87,8 @@ const harmless: readonly RegExp[] = [
   /^-j DROP instead: .* -j MAILFW-DROP$/,
   /^-j MAILFW-DROP instead: .* -j DROP$/,
   /"owner .*"$/,
+  // What belongs to no connection asked for no port, so the list of services drops it, too; unlike an error about a flow, it is no news.
+  /^(dropped|-j MAILFW-OPEN instead): .* --ctstate INVALID -j DROP$/,
   // No policy opens these types, so the list of services drops them, too.
   /^-j MAILFW-OPEN instead: .*-type (4|5|137) -j DROP$/,
 ];
