@@ -40,9 +40,7 @@ afterEach(async () => {
 test("a second stack is refused, and leaves no trace, unless it takes over; then the first removes nothing", async () => {
   second.configure(at(host));
   const output = failed(await second.up("--skip-preview"));
-  expect(output).toContain(
-    `the host has the firewall of ${ours}; if ${theirs} is to take it over, set takeOver: true. Nothing was changed`,
-  );
+  expect(output).toContain(`the host has the firewall of ${ours}; if ${theirs} is to take it over, set takeOver: true`);
   expect(await live(host)).toBe(expectedRulesets(ours));
   succeeded(await second.destroy());
   expect(await live(host)).toBe(expectedRulesets(ours));
@@ -58,6 +56,21 @@ test("a second stack is refused, and leaves no trace, unless it takes over; then
   succeeded(await second.destroy());
   expect(await live(host)).toBe(none);
   expect(await left(host)).toBe("/usr/local/sbin:\n");
+});
+
+test("a renamed stack takes its own hosts over", async () => {
+  succeeded(await stack.shell(`${documented("README.md", "pulumi stack rename")} renamed`));
+  const renamed = (line: string) => stack.shell(`PULUMI_STACK=renamed ${line}`);
+  const path = "mail-firewall:hosts.mx1.takeOver";
+  succeeded(await renamed("pulumi config set --path mail-firewall:services.imaps public"));
+  expect(failed(await renamed("pulumi up --yes --skip-preview"))).toContain("set takeOver: true");
+  succeeded(await renamed(`pulumi config set --path ${path} true`));
+  succeeded(await renamed("pulumi up --yes --skip-preview"));
+  succeeded(await renamed(`pulumi config rm --path ${path}`));
+  succeeded(await renamed("pulumi up --yes --skip-preview"));
+  expect(await live(host)).toBe(expectedRulesets("mail-firewall/renamed/mail-mx1", { imaps: ["public"] }));
+  succeeded(await renamed("pulumi destroy --yes --skip-preview"));
+  expect(await live(host)).toBe(none);
 });
 
 test("one machine under two names: warned of, refused at the next change, and never undone by the name that goes", async () => {

@@ -288,8 +288,9 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
     expect(await live(host)).toBe(example);
     expect(await again()).toMatchObject({ code: 0, stdout: "confirmed\n" });
     expect(await live(host)).toBe(example);
-    // Neither what was recorded before nor what nobody applied is confirmed.
-    for (const token of [first.stdout, "applied 0123456789ab-01234567", ""]) {
+    // They are the rules of the first token, too. What nobody applied is not confirmed.
+    expect(await confirm(first.stdout)).toMatchObject({ code: 0, stdout: "confirmed\n" });
+    for (const token of ["applied 0123456789ab-01234567", ""]) {
       expect(await confirm(token)).toMatchObject({
         code: 1,
         stdout: "",
@@ -297,6 +298,28 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
       });
     }
   });
+
+  test.each(["while its rules wait", "after they have gone back"])(
+    "a confirm that applied again, and whose answer was lost, can be made again: %s",
+    async (when) => {
+      await deploy(textOf({ ssh: ["public"] }));
+      const back = async (token: string) =>
+        expect(await host.run(`${command} rollback ${token.replace("applied ", "")}`)).toMatchObject({ code: 0 });
+      const first = await apply(example);
+      await back(first.stdout);
+      const lost = await confirm(first.stdout);
+      if (when === "after they have gone back") await back(lost.stdout);
+      // It came before its rules were live, for all that the host knows: it proves nothing.
+      const next = await confirm(first.stdout);
+      expect(next).toMatchObject({ code: 0, stdout: expect.stringMatching(/^applied /) as string });
+      expect(await confirm(lost.stdout)).toMatchObject({ code: 1 });
+      expect(await host.run(`${command} confirm --again`, next.stdout)).toMatchObject({
+        code: 0,
+        stdout: "confirmed\n",
+      });
+      expect(await live(host)).toBe(example);
+    },
+  );
 
   test("a confirm that was cut off in the middle makes all of it good when it is made again, even after a reboot", async () => {
     const { stdout: token } = await apply(example);

@@ -43,12 +43,9 @@ has_legacy_table() {
 save() {
   if [ "$4" = legacy ] && ! has_legacy_table "$2" "$3"; then return; fi
   "$1" -t "$3" >"$dir/saved" || complain "the IPv$2 rules of table $3 cannot be read" || return
-  # Rules that somebody made with nft, in a form that iptables has no words for. The exit code is 0 all the same.
-  if grep -q '^# Table .* is incompatible' "$dir/saved"; then
+  # Somebody may have made rules with nft, in a form that iptables has no words for. The exit code is 0 all the same.
+  joined <"$dir/saved" ||
     complain "the IPv$2 rules of table $3 cannot be read: a program has put rules of nft's own into it, which iptables cannot show (nft list table $([ "$2" = 4 ] && echo ip || echo ip6) $3)"
-    return
-  fi
-  joined <"$dir/saved"
 }
 
 # The tables that ours are in, in the order in which they are loaded: denials first.
@@ -65,17 +62,36 @@ read_kernel() {
   done
 }
 
+# once FILE COMMAND...: what it prints, asked once a run.
+once() {
+  local file="$dir/$1"
+  shift
+  [ -e "$file" ] || "$@" >"$file" || return
+  cat "$file"
+}
+
 # outside: the interfaces of the default routes, behind which strangers are.
 outside() {
+  once outside ask_outside
+}
+
+ask_outside() {
   {
     awk '$2 == "00000000" && $8 == "00000000" { print $1 }' /proc/net/route
     [ ! -e /proc/net/ipv6_route ] || awk '$1 ~ /^0+$/ && $2 == "00" && $NF != "lo" { print $NF }' /proc/net/ipv6_route
   } | sort -u | tr '\n' ' '
 }
 
-# local_addresses FAMILY: addresses and networks that this host takes for its own.
+# local_addresses FAMILY: addresses and networks that this host takes for its own, on one line.
 local_addresses() {
-  ip "-$1" route show table local type local 2>/dev/null | awk '{ print $1 == "local" ? $2 : $1 }' | sed "s,^[^/]*\$,&/$([ "$1" = 4 ] && echo 32 || echo 128),"
+  once "addresses.$1" ask_addresses "$1"
+}
+
+ask_addresses() {
+  local whole=32
+  [ "$1" = 4 ] || whole=128
+  ip "-$1" route show table local type local 2>/dev/null |
+    awk -v whole="$whole" '{ it = $1 == "local" ? $2 : $1; printf "%s%s%s", (NR > 1 ? " " : ""), it, (it ~ /\// ? "" : "/" whole) }'
 }
 
 # Where chains of others jump to ours: TABLE HOOK CHAIN, and whether first of all or behind whoever only refuses. In the last two rows,
@@ -98,18 +114,19 @@ jumps() {
 
 # wanted_jumps FAMILY TABLE DIR: the same for where they belong with the rules in DIR.
 wanted_jumps() {
-  local kernel="$dir/kernel.$1.$2" table hook chain how
+  local kernel="$dir/kernel.$1.$2" table hook chain how names
   if [ -e "$3/jumps.v$1" ]; then
     sed -n "s/^$2 //p" "$3/jumps.v$1"
     return
   fi
-  section "$2" "$3/rules.v$1" | chains >"$dir/chains"
+  names=$(section "$2" "$3/rules.v$1" | chains | tr '\n' ' ')
   echo "$hooks" | while read -r table hook chain how; do
-    if [ "$table" != "$2" ] || ! grep -qx -- "$chain" "$dir/chains"; then continue; fi
+    [ "$table" = "$2" ] || continue
+    case " $names" in *" $chain "*) ;; *) continue ;; esac
     if [ "$how" = first ]; then
       echo "$hook 0 $chain"
     else
-      fate "$hook" "$(open_ports "$3/rules.v$1")" "$(outside)" "$(local_addresses "$1" | paste -s -d ' ' -)" <"$kernel" | awk -v hook="$hook" -v chain="$chain" '
+      fate "$hook" "$(open_ports "$3/rules.v$1")" "$(outside)" "$(local_addresses "$1")" <"$kernel" | awk -v hook="$hook" -v chain="$chain" '
         $1 == "rules" { first = $2 + 1 }
         $1 == "refuses" && $2 < first { first = $2 }
         $1 == "may" { last = $3 }
@@ -127,10 +144,10 @@ plan() {
   section "$2" "$3/rules.v$1" >"$dir/rules" || return
   jumps "$2" "$kernel" | sort >"$dir/jumps.now" || return
   wanted_jumps "$1" "$2" "$3" | sort >"$dir/jumps.wanted" || return
-  chains <"$kernel" | while read -r chain; do grep -q "^:$chain " "$dir/rules" || echo "$chain"; done >"$dir/chains.stale"
+  stale_chains "$dir/rules" "$kernel" >"$dir/chains.stale"
   {
     cat "$dir/rules"
-    sed 's/.*/:& - [0:0]/' "$dir/chains.stale"
+    [ ! -s "$dir/chains.stale" ] || sed 's/.*/:& - [0:0]/' "$dir/chains.stale"
     if ! cmp -s "$dir/jumps.now" "$dir/jumps.wanted"; then
       while read -r hook place chain; do echo "-D $hook -j $chain"; done <"$dir/jumps.now"
       while read -r hook place chain; do
@@ -145,7 +162,7 @@ plan() {
         echo '-X DOCKER-USER'
       fi
     fi
-    sed 's/^/-X /' "$dir/chains.stale"
+    [ ! -s "$dir/chains.stale" ] || sed 's/^/-X /' "$dir/chains.stale"
   } >"$dir/plan" || return
   [ ! -s "$dir/plan" ] || { echo "*$2" && cat "$dir/plan" && echo COMMIT; }
 }
@@ -184,6 +201,7 @@ clear_other() {
   local table hook place chain
   read_other "$1"
   for table in filter mangle; do
+    [ -s "$dir/other.$1.$table" ] || continue
     chains <"$dir/other.$1.$table" >"$dir/chains"
     [ -s "$dir/chains" ] || continue
     {

@@ -132,8 +132,8 @@ check_entrances() {
         complain "no interface of this host is $value (externalInterface), so that nobody could reach a service; it has $(echo "$names" | tr '\n' ' ')"
       else
         command -v ip >/dev/null || continue
-        local_addresses "$family" | inside "$value" && continue
-        complain "this host does not have the address $value (externalAddress), so that nobody could reach a service at it; it has $(local_addresses "$family" | grep -vE '^(127\.|::1/)' | sed 's,/\(32\|128\)$,,' | tr '\n' ' ')"
+        local_addresses "$family" | tr ' ' '\n' | inside "$value" && continue
+        complain "this host does not have the address $value (externalAddress), so that nobody could reach a service at it; it has $(local_addresses "$family" | tr ' ' '\n' | grep -vE '^(127\.|::1/)' | sed 's,/\(32\|128\)$,,' | tr '\n' ' ')"
       fi
       return 1
     done <"$dir/entrances"

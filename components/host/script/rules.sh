@@ -1,8 +1,10 @@
 # --- Rules: all that knows how iptables-save writes them. Text in, answers out; nothing here asks the kernel.
 
-# joined: from standard input, an iptables-save text with one rule a line. A comment may hold a newline.
+# joined: from standard input, an iptables-save text with one rule a line; false if the text says that it does not hold all rules. A
+# comment may hold a newline.
 joined() {
   awk '
+    !open && /^# Table .* is incompatible/ { exit 1 }
     { line = open ? line " " $0 : $0
       rest = line
       gsub(/\\./, "", rest)
@@ -18,16 +20,21 @@ section() {
 
 # ours TABLE FILE: our part of one table's iptables-save text, with its frame; nothing where there is none.
 ours() {
-  grep -qE '^:MAILFW-' "$2" || return 0
-  echo "*$1"
-  # iptables 1.8.7 ends a rule without a target with a blank.
-  grep -E '^(:MAILFW-|-A MAILFW-)' "$2" | sed -e 's/^\(:MAILFW-[A-Z]* -\).*/\1 [0:0]/' -e 's/ $//'
-  echo COMMIT
+  awk -v table="$1" '
+    /^(:|-A )MAILFW-/ && !found++ { print "*" table }
+    /^:MAILFW-/ { print $1, "- [0:0]" }
+    /^-A MAILFW-/ { sub(/ $/, ""); print } # with which iptables 1.8.7 ends a rule without a target
+    END { if (found) print "COMMIT" }' "$2"
 }
 
 # chains: from standard input, the names of our chains in an iptables-save text.
 chains() {
   sed -n 's/^:\(MAILFW-[A-Z]*\) .*/\1/p'
+}
+
+# stale_chains RULES FILE: our chains in FILE that RULES do not have.
+stale_chains() {
+  awk 'FILENAME == ARGV[1] { kept[$1]; next } /^:MAILFW-/ && !($1 in kept) { print substr($1, 2) }' "$1" "$2"
 }
 
 # owner FILE: who deployed these rules.
@@ -60,7 +67,8 @@ services() {
 
 # open_ports FILE: `PROTOCOL/PORT` of what they open, SSH included, on one line.
 open_ports() {
-  { services "$1" | awk '{ print $1 "/" $2 }' && ssh_ports "$1" | sed 's,^,tcp/,'; } | sort -u | tr '\n' ' '
+  sed -nE 's/^-A MAILFW-(IN|OPEN) .*-p (tcp|udp) .*port ([0-9]+) -m comment --comment [^ ]+ -j (ACCEPT|RETURN)$/\2\/\3/p' "$1" |
+    sort -u | tr '\n' ' '
 }
 
 # entrances FILE: `interface NAME` and `address ADDRESS` through which alone services are reached.

@@ -40,18 +40,20 @@ compare() {
   fi
 }
 
-# shut_by_others FAMILY DIR: rules of others that refuse what the policy opens, before ours are asked or after.
+# shut_by_others FAMILY DIR: rules of others that refuse what the policy opens, before ours are asked or after. The tables with ours have
+# been read.
 shut_by_others() {
-  local open place table hook uses
+  local open place table hook uses file
   open=$(open_ports "$2/rules.v$1")
   uses=$(backend "$1")
   for place in raw:PREROUTING mangle:PREROUTING mangle:INPUT filter:INPUT security:INPUT; do
-    table=${place%:*} hook=${place#*:}
-    if ! save "$(tool "$1" -save)" "$1" "$table" "$uses" >"$dir/table" 2>/dev/null; then
+    table=${place%:*} hook=${place#*:} file="$dir/kernel.$1.${place%:*}"
+    if [ ! -e "$file" ] && ! save "$(tool "$1" -save)" "$1" "$table" "$uses" >"$file" 2>/dev/null; then
+      rm -f "$file"
       echo "IPv$1: the table $table cannot be read: nobody knows what it shuts"
       continue
     fi
-    fate "$hook" "$open" "$(outside)" "$(local_addresses "$1" | paste -s -d ' ' -)" <"$dir/table" | awk -v place="$table $hook" -v family="$1" '
+    fate "$hook" "$open" "$(outside)" "$(local_addresses "$1")" <"$file" | awk -v place="$table $hook" -v family="$1" '
       $1 == "ours" && $3 ~ /^MAILFW-(ACCEPT|IN)$/ && place == "filter INPUT" { ours = $2; has = 1 }
       { lines[NR] = $0 }
       END {

@@ -1,7 +1,7 @@
 # --- What is kept on disk
 
-# A directory of rules holds rules.v4, rules.v6, the token of the run that brought them with the seconds for its confirm, and
-# SHA256SUMS, which is written last.
+# A directory of rules holds rules.v4, rules.v6, the token of the run that brought them with the seconds for its confirm (and, where
+# confirm had to apply them again, the token that it came with), and SHA256SUMS, which is written last.
 rule_files='rules.v4 rules.v6 token'
 
 # seal DIR TOKEN
@@ -13,6 +13,16 @@ seal() {
 # token_of DIR: without the seconds that there are to confirm it.
 token_of() {
   cut -d ' ' -f 1 "$1/token" 2>/dev/null
+}
+
+# first_token_of DIR: the one that confirm came with when it had to apply these rules again, if it had to.
+first_token_of() {
+  cut -d ' ' -f 3 "$1/token" 2>/dev/null
+}
+
+# knows DIR TOKEN: whether these are, whole, the rules of that token.
+knows() {
+  is_whole "$1" && { [ "$(token_of "$1")" = "$2" ] || [ "$(first_token_of "$1")" = "${2:-none}" ]; }
 }
 
 # is_whole DIR: whether it holds the rules as they were sealed.

@@ -29,7 +29,7 @@ read_all() {
 # launch RULES: makes them live until they are confirmed, or for as many seconds as are written down with their token.
 launch() {
   local token seconds where
-  read -r token seconds <"$1/token"
+  read -r token seconds _ <"$1/token"
   keep_before || complain 'nothing was changed' || return
   arm "$token" "$seconds" || complain 'no timer could be started; nothing was changed' || return
   if make_live "$1" && stop_others && stay_live "$1"; then return; fi
@@ -86,18 +86,18 @@ settle() {
 }
 
 confirm() {
-  local given token family seconds
+  local given token first family seconds
   given=$(cat)
   [ "$given" != confirmed ] || { echo confirmed && return; }
   token=${given##* }
   lock 30
-  if [ "$(token_of "$etc")" = "$token" ] && is_whole "$etc" && { [ -z "$(pending)" ] || [ "$(pending)" = "$token" ]; }; then
+  if knows "$etc" "$token" && { [ -z "$(pending)" ] || [ "$(pending)" = "$token" ]; }; then
     # A second time: the first was cut off, perhaps before anything would load the rules at boot.
     make_live "$etc" && stop_others && settle || exit 1
     echo confirmed
     return
   fi
-  { is_whole "$etc/candidate" && [ "$(token_of "$etc/candidate")" = "$token" ]; } ||
+  knows "$etc/candidate" "$token" ||
     fail "the host does not know the rules $token: it was reinstalled, or something else was applied since; deploy to it anew (pulumi up --replace)"
 
   if [ "$(pending)" = "$token" ] || { [ -z "$(pending)" ] && is_whole "$etc" && same "$etc" "$etc/candidate"; }; then
@@ -113,11 +113,15 @@ confirm() {
     return
   fi
   # The host has gone back. These rules need another chance, and that one more new connection. It comes with the token that is
-  # printed here; after a failure, which prints none, with the one that came now.
-  read -r _ seconds <"$etc/candidate/token"
+  # printed here; where that is lost, as after a failure, with the one that came now, and then they need one more.
+  read -r _ seconds _ <"$etc/candidate/token"
   copy_rules "$etc/candidate" "$dir/new"
-  [ "${1-}" = --again ] || token=${token%-*}-$(cut -c 1-8 /proc/sys/kernel/random/uuid)
-  seal "$dir/new" "$token $seconds"
+  first=$(first_token_of "$etc/candidate")
+  if [ "${1-}" != --again ]; then
+    first=$token
+    token=${token%-*}-$(cut -c 1-8 /proc/sys/kernel/random/uuid)
+  fi
+  seal "$dir/new" "$token $seconds $first"
   copy_rules "$dir/new" "$etc/candidate" || fail "$etc cannot be written; is the disk full, or read-only? Nothing was changed"
   read_all
   check_client "$dir/new" || fail 'nothing was changed'
