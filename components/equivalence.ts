@@ -132,6 +132,7 @@ function difference(
   if (real[other]) return other === "accept" ? "only the host admits" : "other rules than ours decide about";
   if (!wanted) return real[yes] ? `${real[no] ? "perhaps " : ""}only the host admits` : undefined;
   if (!real[yes]) return "the host does not admit";
+  if (!real[no] && wanted.length === 0) return undefined;
   const conditions = real[no] ? [...real.conditions].sort().join(", ") : "";
   if (conditions === [...wanted].sort().join(", ")) return undefined;
   return conditions === "" ? "the host admits in any case" : `the host admits only if ${conditions}:`;

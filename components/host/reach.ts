@@ -126,6 +126,9 @@ export function judge(ruleset: Ruleset, table: Table, chain: string, arrival: Ar
 /** What becomes of packets of one protocol to one port, by where they come from: each piece reaches to where the next begins. */
 type Column = readonly { readonly from: bigint; readonly fate: Fate }[];
 
+/** The column of any protocol and port. */
+type Columns = (protocol: number, port: number) => Column;
+
 /** A rule that an arrival may meet: what remains to be asked of the packet. */
 interface Decided {
   readonly rule: Rule;
@@ -138,23 +141,22 @@ interface Decided {
 }
 
 /**
- * The column of any protocol and port. For each, the rules that are about it are asked once, along all addresses together: a piece of
- * the addresses is left alone once a rule has decided about it, and a chain is asked once, however many rules call it. Ports about
- * which the same rules are have the same column.
+ * What packets of an arrival meet in a place. For each protocol and port, the rules that are about it are asked once, along all addresses
+ * together: a piece of the addresses is left alone once a rule has decided about it, and a chain is asked once, however many rules call
+ * it. Ports about which the same rules are have the same column.
  */
-function columns({ family, tables }: Ruleset, [table, hook]: Place, arrival: Arrival) {
+function columns({ family, tables }: Ruleset, [table, hook]: Place, arrival: Arrival): Columns {
   const chains = tables.get(table);
   const rules = reached(chains, hook);
-  const words = new Conditions();
   if (!chains || !rules) return () => nobody;
-
+  const words = new Conditions();
   const decided = [...rules].map(
-    ([name, those]) => [name, those.flatMap((rule) => decide(rule, arrival, family)).map(prepare)] as const,
+    ([name, those]) => [name, those.flatMap((rule) => decide(rule, arrival, family) ?? []).map(prepare)] as const,
   );
   const all = decided.flatMap(([, those]) => those);
   const cuts = number(all, family);
   const numbers = new Map(all.map((one, i) => [one, i]));
-  const byProtocol = new Map<number, [string, ByPort][]>();
+  const byProtocol = new Map<number, [string, Prepared[]][]>();
   const byPort = new Map<number, Column>();
   const byRules = new Map<string, Column>();
   return (protocol: number, port: number): Column => {
@@ -180,25 +182,24 @@ function columns({ family, tables }: Ruleset, [table, hook]: Place, arrival: Arr
     return { rule, ports, addresses: one.addresses, conditions, pieces, called, own, extra, returns, surely: conditions.length === 0 }; // prettier-ignore
   }
 
-  /** The rules that this protocol and port meet, of all chains. */
+  /** The rules that this protocol and port meet, of the chains to which rules of these lead. */
   function about(protocol: number, port: number): Map<string, Prepared[]> {
     let those = byProtocol.get(protocol);
     if (!those) {
-      those = decided.map(([name, all]) => [
-        name,
-        new ByPort(all.filter(({ rule }) => includes(rule.protocols, protocol))),
-      ]);
+      those = decided.map(([name, all]) => [name, all.filter(({ rule }) => includes(rule.protocols, protocol))]);
       byProtocol.set(protocol, those);
     }
     const found = new Map<string, Prepared[]>();
-    for (const [name, all] of those) found.set(name, all.at(port));
-    // Of these, the chains to which rules of these lead.
     const called = new Set([hook]);
-    for (const name of [...found.keys()].reverse()) {
-      if (!called.has(name)) found.delete(name);
-      else for (const one of found.get(name)!) if (one.called !== undefined) called.add(one.called);
+    // Those that call come after those that are called.
+    for (let i = those.length - 1; i >= 0; i--) {
+      const [name, all] = those[i]!;
+      if (!called.has(name)) continue;
+      const here = all.filter(({ ports }) => ports.every((match) => includes(match, port)));
+      for (const one of here) if (one.called !== undefined) called.add(one.called);
+      found.set(name, here);
     }
-    return found;
+    return new Map([...found].reverse());
   }
 
   function sweep(relevant: ReadonlyMap<string, readonly Prepared[]>): Column {
@@ -261,28 +262,6 @@ function columns({ family, tables }: Ruleset, [table, hook]: Place, arrival: Arr
     // It is tracked no longer, if nothing has been decided about it while it was.
     if (surely && (what & Bit.tracked) === 0 && (before & (Bit.ends | Bit.back)) === 0) bits &= ~Bit.tracked;
     return encode(bits, words.union(conditionsOf(here), words.union(conditionsOf(there), extra)));
-  }
-}
-
-/** Rules in their order, those about one port apart from the others, so that a port need not ask all. */
-class ByPort {
-  private readonly others: [number, Prepared][] = [];
-  private readonly ofPort = new Map<number, [number, Prepared][]>();
-
-  constructor(rules: readonly Prepared[]) {
-    for (const [i, rule] of rules.entries()) {
-      const [match, ...more] = rule.ports;
-      const [span, ...spans] = match && !match.negated && more.length === 0 ? match.spans : [];
-      if (!span || spans.length > 0 || span[0] !== span[1]) this.others.push([i, rule]);
-      else if (this.ofPort.has(span[0])) this.ofPort.get(span[0])!.push([i, rule]);
-      else this.ofPort.set(span[0], [[i, rule]]);
-    }
-  }
-
-  at(port: number): Prepared[] {
-    const others = this.others.filter(([, { ports }]) => ports.every((match) => includes(match, port)));
-    const own = this.ofPort.get(port) ?? [];
-    return [...others, ...own].sort(([a], [b]) => a - b).map(([, rule]) => rule);
   }
 }
 
@@ -468,7 +447,7 @@ function includes<T extends number | bigint>(match: Match<T> | undefined, value:
 }
 
 /** A rule that an arrival may meet, if it may, with what remains to be asked of the packet. */
-function decide(rule: Rule, arrival: Arrival, family: Family): Decided[] {
+function decide(rule: Rule, arrival: Arrival, family: Family): Decided | undefined {
   const { to, now, published, answer } = arrival;
   const questions = rule.asks.map(({ text, of }) => ({ text, answer: of(arrival) }));
   const ask = (match: Match<number> | Match<bigint>, answer: boolean | undefined) =>
@@ -496,9 +475,9 @@ function decide(rule: Rule, arrival: Arrival, family: Family): Decided[] {
     else if (!hasConnection(arrival)) ask(rule.askedPorts, rule.unconnected);
     else ports.push(rule.askedPorts);
   }
-  if (questions.some((one) => one.answer === false)) return [];
+  if (questions.some((one) => one.answer === false)) return undefined;
   const conditions = questions.filter((one) => one.answer === undefined).map(({ text }) => text);
-  return [{ rule, ports, addresses: theirs, conditions, pieces: [] }];
+  return { rule, ports, addresses: theirs, conditions, pieces: [] };
 }
 
 /** Whether a packet to an address of the host, whichever that is, meets a rule about addresses that no host has. */

@@ -16,6 +16,9 @@ jest.setTimeout(120_000);
 /** So many that they stand one a line. */
 const many = ["a", "b", "c", "d", "e"].map((digit) => `2001:db8:1234:5${digit}00::/56`);
 
+/** Of a host that is not there. */
+const otherKey = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHyrmZFHMFmhYYIcPPRxUWkWDKZUzpP2PYRkVfTzWlrk";
+
 let ec2: Ec2, mx1: MailHost, mx2: MailHost, stack: Stack;
 let config: Config;
 let normal: [RegExp, string][];
@@ -132,7 +135,7 @@ describe("of a stack that is deployed", () => {
     ],
     [
       "a host added",
-      () => ({ hosts: { ...(config.hosts as object), mx3: { host: "192.0.2.3", hostKey: mx1.hostKey } } }),
+      () => ({ hosts: { ...(config.hosts as object), mx3: { host: "192.0.2.3", hostKey: otherKey } } }),
       ["", "--diff"],
     ],
     ["a host removed", () => ({ hosts: { mx1: (config.hosts as Record<string, unknown>).mx1 } }), ["", "--diff"]],

@@ -31,7 +31,7 @@ export async function bootInstance({ client }: Ec2, place: Place, notId?: string
 }
 
 async function associated(client: Ec2["client"], address: string, notId?: string): Promise<string> {
-  for (const deadline = Date.now() + 60_000; Date.now() < deadline; await sleep(50)) {
+  for (const deadline = Date.now() + 120_000; Date.now() < deadline; await sleep(50)) {
     const { Addresses } = await client.describeAddresses({});
     const id = Addresses!.find(({ PublicIp }) => PublicIp === address)?.InstanceId;
     if (id && id !== notId) return id;

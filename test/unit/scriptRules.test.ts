@@ -137,6 +137,38 @@ test.each<[string, string[], boolean]>([
   expect(answer.trim()).toBe(`${expected}`);
 });
 
+test("published: where nat turns the ports that are open", () => {
+  const nat = [
+    ":DOCKER - [0:0]",
+    "-A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER",
+    "-A DOCKER ! -i docker0 -p tcp -m tcp --dport 443 -j DNAT --to-destination 172.17.0.2:8443",
+    "-A DOCKER ! -i docker0 -p tcp -m tcp --dport 25 -j DNAT --to-destination 172.17.0.3",
+    "-A DOCKER ! -i docker0 -p tcp -m tcp --dport 3306 -j DNAT --to-destination 172.17.0.4:3306",
+    "-A DOCKER -d 127.0.0.1/32 ! -i docker0 -p udp -m udp --dport 443 -j DNAT --to-destination [fd00::2]:8443",
+  ];
+  expect(shell("rules", "published 'tcp/25 tcp/443 udp/443 '", `${nat.join("\n")}\n`)).toBe(
+    "tcp/25 tcp/25\ntcp/443 tcp/8443\nudp/443 udp/8443\n",
+  );
+});
+
+test("fate behind NAT: what ufw-docker leaves when ufw is off", () => {
+  const filter = [
+    ...[":FORWARD DROP [0:0]", ":DOCKER-USER - [0:0]", ":ufw-user-forward - [0:0]", ":ufw-docker-logging-deny - [0:0]"],
+    "-A FORWARD -j DOCKER-USER",
+    "-A FORWARD -o docker0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+    "-A DOCKER-USER -j ufw-user-forward",
+    "-A DOCKER-USER -s 172.16.0.0/12 -j RETURN",
+    "-A DOCKER-USER -d 172.16.0.0/12 -p tcp -m tcp --tcp-flags FIN,SYN,RST,ACK SYN -j ufw-docker-logging-deny",
+    "-A DOCKER-USER -j RETURN",
+    "-A ufw-user-forward -d 172.17.0.5/32 -p tcp -m tcp --dport 587 -j ACCEPT",
+    "-A ufw-docker-logging-deny -m limit --limit 3/min --limit-burst 10 -j LOG",
+    "-A ufw-docker-logging-deny -j DROP",
+  ];
+  const out = shell("rules", "joined | fate FORWARD 'tcp/8443 tcp/587' 'eth0 ' '*'", `${filter.join("\n")}\n`);
+  expect(out.split("\n")).toContain("refuses 1 tcp/8443 -A FORWARD -j DOCKER-USER");
+  expect(out).not.toContain("tcp/587");
+});
+
 describe("named_tables: the tables that a host's own nftables.conf makes", () => {
   test.each<[string, string, string[]]>([
     [

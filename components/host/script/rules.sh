@@ -89,7 +89,8 @@ names_address() {
 #   untracked N PORT R the first that takes a port out of connection tracking
 #   may refuse N       the last of those before the first `refuses` that may refuse somebody: a ban, or a jump to a chain of others
 #   ours N CHAIN       a jump to a chain of ours, and how many rules of others stand before it
-# Whatever singles out some clients (a source, a set, a rate, anything unknown) does not concern an ordinary stranger.
+# Whatever singles out some clients (a source, a set, a rate, anything unknown) does not concern an ordinary stranger. Where MINE is *, any
+# address may be that of the service, as behind NAT.
 fate() {
   awk -v hook="$1" -v ports="$2" -v outside="$3" -v mine=" $4 " '
     # Whether a value stands in a list such as 25,465:587.
@@ -126,6 +127,7 @@ fate() {
         else if (word == "-d") {
           i++
           if (not) maybe = 1
+          else if (mine == " * ") continue
           else if ($i ~ /^(127\.|22[4-9]\.|23[0-9]\.|255\.255\.255\.255|ff|::1\/)/) never = 1
           else if ($i ~ /\/(32|128)$/) { if (index(mine, " " $i " ") == 0) never = 1 }
           else if ($i !~ /\/0$/) maybe = 1
@@ -203,6 +205,19 @@ fate() {
       }
       for (i = others; i > 0; i--) if (i < first && may[i]) { print "may refuse " i; break }
     }'
+}
+
+# published PORTS: from standard input, an iptables-save text of the table `nat`. For each of PORTS that a rule turns elsewhere, itself and
+# `PROTOCOL/PORT` of where it is then.
+published() {
+  awk -v ports=" $1 " '
+    / -j DNAT / && match($0, / -p (tcp|udp) /) {
+      protocol = substr($0, RSTART + 4, 3)
+      if (!match($0, / --dport [0-9]+ /)) next
+      asked = substr($0, RSTART + 9, RLENGTH - 10)
+      now = match($0, /:[0-9]+$/) ? substr($0, RSTART + 1) : asked
+      if (index(ports, " " protocol "/" asked " ")) print protocol "/" asked, protocol "/" now
+    }' | sort -u
 }
 
 # inside ADDRESS: from standard input, networks; whether one of them holds the address.

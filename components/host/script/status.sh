@@ -43,7 +43,7 @@ compare() {
 # shut_by_others FAMILY DIR: rules of others that refuse what the policy opens, before ours are asked or after. The tables with ours have
 # been read.
 shut_by_others() {
-  local open place table hook uses file
+  local open place table hook uses file asked now
   open=$(open_ports "$2/rules.v$1")
   uses=$(backend "$1")
   for place in raw:PREROUTING mangle:PREROUTING mangle:INPUT filter:INPUT security:INPUT; do
@@ -65,6 +65,13 @@ shut_by_others() {
           print "IPv" family ": " word[3] " is open here, and " (word[1] == "refuses" ? "refused" : "taken out of connection tracking, and so shut,") " by others: " place ": " text
         }
       }'
+  done
+  # What containers publish, our rules only let through to the rules of whoever runs them.
+  file="$dir/kernel.$1.nat"
+  save "$(tool "$1" -save)" "$1" nat "$uses" >"$file" 2>/dev/null || : >"$file"
+  published "$open" <"$file" | while read -r asked now; do
+    fate FORWARD "$now" "$(outside)" '*' <"$dir/kernel.$1.filter" |
+      sed -n "s|^refuses [0-9]* $now -A FORWARD |IPv$1: $asked is open here, and refused by others: filter FORWARD: |p"
   done
 }
 
