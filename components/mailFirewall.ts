@@ -208,6 +208,9 @@ function notAwaited(component: pulumi.ComponentResource, child: pulumi.Resource)
   (component as unknown as { __childResources?: Set<pulumi.Resource> }).__childResources?.delete(child);
 }
 
+/** Of each policy, the rules that have been held against its group: hosts with equal options have equal rules. */
+const proven = new WeakMap<Policy, Set<string>>();
+
 /**
  * Holds the rules that a host will get against those that the security group will get.
  *
@@ -215,15 +218,22 @@ function notAwaited(component: pulumi.ComponentResource, child: pulumi.Resource)
  */
 function prove(name: string, policy: Policy, settings: HostSettings, { prefixLists }: AwsArgs): void {
   const all = rules(policy);
+  const rulesets = { 4: ruleset(all, 4, name, settings), 6: ruleset(all, 6, name, settings) };
+  const equal = proven.get(policy) ?? new Set();
+  proven.set(policy, equal);
+  if (equal.has(rulesets[4] + rulesets[6])) return;
   const found = undeclared({
-    rulesets: { 4: ruleset(all, 4, name, settings), 6: ruleset(all, 6, name, settings) },
+    rulesets,
     settings,
     sshPorts: policy.sshPorts,
     groupRules: groupRules(all, { prefixLists }).map(cloudRule),
     outbound: all.filter(({ direction }) => direction === "out"),
     cloudOnly: Object.keys(cloudOnly(policy)),
   });
-  if (found.length === 0) return;
+  if (found.length === 0) {
+    equal.add(rulesets[4] + rulesets[6]);
+    return;
+  }
   throw new pulumi.RunError(
     [
       `MailFirewall "${name}": its hosts and its security group would differ, which is a fault of mail-firewall; nothing was touched`,

@@ -2,10 +2,12 @@
 // takes one table at a time), and the host ends with the confirmed ones in all of them, and with SSH. All moments with MAILFW_ALL=1, otherwise a sample.
 import { spawn } from "node:child_process";
 import { once } from "node:events";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 
 import { execute, operatorKey, startMailHost, type MailHost } from "../sandbox/host";
-import { command, expectedRulesets, install, live, none } from "./example";
+import { alikeTest, command, expectedRulesets, install, live, none } from "./example";
 
 jest.setTimeout(3_600_000);
 
@@ -113,7 +115,38 @@ async function forEachMoment(
 const upTo = (last: number, sample: number) =>
   Array.from({ length: last }, (_, i) => i + 1).filter((moment) => all || moment % Math.ceil(last / sample) === 0);
 
+const filterOnly = readFileSync(join(__dirname, "states", "filter-only.rules"), "utf8");
+
+/** Leaves the host as a version did whose rules all stood in `filter`: confirmed, with its jumps where it had them. */
+async function deployFilterOnly(host: MailHost) {
+  expect(await run(host, "remove")).toMatchObject({ code: 0 });
+  const jumps = ["-A INPUT -j MAILFW-IN", "-A OUTPUT -j MAILFW-OUT", "-A DOCKER-USER -j MAILFW-FWD", "COMMIT\n"];
+  const token = "0123456789ab-01234567 60";
+  await host.run(`mkdir -p /etc/mail-firewall; echo ${token} >/etc/mail-firewall/token`);
+  for (const [family, tool] of [
+    [4, "iptables"],
+    [6, "ip6tables"],
+  ] as const) {
+    const text = filterOnly.split(/^# IPv[46]\n/m)[family === 4 ? 1 : 2]!;
+    await host.run(`cat >/etc/mail-firewall/rules.v${family}`, text);
+    const loaded = text.replace("*filter\n", "*filter\n:DOCKER-USER - [0:0]\n").replace("COMMIT\n", jumps.join("\n"));
+    expect(await host.run(`${tool}-restore --noflush`, loaded)).toMatchObject({ code: 0 });
+  }
+  await host.run("cd /etc/mail-firewall && sha256sum rules.v4 rules.v6 token >SHA256SUMS");
+  // A boot loads it from its place.
+  await host.run(
+    `grep -q mail-firewall /etc/rc.local || sed -i '1i ${command} restore || : # mail-firewall' /etc/rc.local`,
+  );
+}
+
+/** All that both families have in `filter`, which is where that version had everything. */
+async function filterOf(host: MailHost) {
+  const texts = await Promise.all([host.save(4), host.save(6)]);
+  return texts.map((text) => /^\*filter\n[^]*?^COMMIT\n/m.exec(text)![0].replace(/\[\d+:\d+\]/g, "")).join("");
+}
+
 describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
+  const alike = alikeTest(backend);
   const sample = backend === "nft" ? 4 : 2;
   let hosts: MailHost[];
   beforeAll(async () => {
@@ -144,6 +177,28 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
       expect(await live(host)).toBe(older);
       await expectSsh(host);
       await deploy(host, newer);
+      await deploy(host, older);
+    });
+  });
+
+  test("apply over a version whose rules stood in filter alone, killed at every step: back to exactly that, and the next one moves all", async () => {
+    await deployFilterOnly(hosts[0]!);
+    const steps = await stepsOf(`apply --rollback ${seconds}`, newer);
+    await settled(hosts[0]!);
+    await forEachMoment(hosts, upTo(steps, sample), async (host, at) => {
+      await deployFilterOnly(host);
+      const before = await filterOf(host);
+      expect(before).toContain("-A DOCKER-USER -j MAILFW-FWD");
+      expect(await killed(host, at, `apply --rollback ${seconds}`, newer)).toMatchObject({ code: 137 });
+      await settled(host);
+      expect(await filterOf(host)).toBe(before);
+      expect(await live(host)).toBe(filterOnly.replace(/$/, "# end\n"));
+      await expectSsh(host);
+      await deploy(host, newer);
+      expect(await filterOf(host)).not.toMatch(/-A (INPUT -j MAILFW-IN|DOCKER-USER -j MAILFW-FWD)/);
+      await reboot(host);
+      expect(await run(host, "restore")).toMatchObject({ code: 0 });
+      expect(await live(host)).toBe(newer);
       await deploy(host, older);
     });
   });
@@ -186,7 +241,7 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
     });
   });
 
-  test("rollback, killed at every step: the next one goes all the way", async () => {
+  alike("rollback, killed at every step: the next one goes all the way", async () => {
     const { stdout } = await run(hosts[0]!, "apply --rollback 600", newer);
     const steps = await stepsOf(`rollback ${stdout.replace("applied ", "").trim()}`, "");
     await forEachMoment(hosts, upTo(steps, sample), async (host, at) => {
@@ -200,7 +255,7 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
     });
   });
 
-  test("restore at boot, killed at every step: the next one loads both families", async () => {
+  alike("restore at boot, killed at every step: the next one loads both families", async () => {
     await reboot(hosts[0]!);
     const steps = await stepsOf("restore", "");
     await forEachMoment(hosts, upTo(steps, sample), async (host, at) => {
@@ -212,7 +267,7 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
     });
   });
 
-  test("an apply whose connection is cut at any moment", async () => {
+  alike("an apply whose connection is cut at any moment", async () => {
     const started = Date.now();
     await deploy(hosts[0]!, newer);
     const whole = Date.now() - started;
@@ -232,7 +287,7 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
     });
   });
 
-  test("a network that goes away during the window", async () => {
+  alike("a network that goes away during the window", async () => {
     const [host] = hosts as [MailHost];
     const link = (state: string) => execute("ip", ["link", "set", `port${host.pid}`, state]);
     expect(await run(host, `apply --rollback ${seconds}`, newer)).toMatchObject({ code: 0 });
@@ -243,7 +298,7 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
     await expectSsh(host);
   });
 
-  test("remove, killed at every step: wholly there or wholly gone, and the next one takes all away", async () => {
+  alike("remove, killed at every step: wholly there or wholly gone, and the next one takes all away", async () => {
     const pristine = await hosts[0]!.run("cat /etc/rc.local | grep -v mail-firewall");
     const steps = await stepsOf("remove", "");
     await deploy(hosts[0]!, older);

@@ -47,6 +47,9 @@ export const sampledTest: Pick<jest.It, "each"> & ((name: string, run: jest.Prov
   ? test
   : test.skip;
 
+/** A test with either backend of iptables, of what is much alike in both: `make test` takes iptables-nft alone. */
+export const alikeTest = (backend: "nft" | "legacy"): typeof sampledTest => (backend === "legacy" ? sampledTest : test);
+
 /** Where the script stands on a host. */
 export const command = "/usr/local/sbin/mail-firewall";
 export { scriptText as script } from "../../components/host/script";

@@ -84,8 +84,14 @@ const settings: [string, Setting][] = [
     },
   ],
   [
-    "a drop of INVALID packets on the way out, with tcp_loose off",
-    { before: strict, during: both("-A OUTPUT -m conntrack --ctstate INVALID -j DROP") },
+    "a drop of INVALID packets both ways, with tcp_loose off",
+    {
+      before: strict,
+      during: both(
+        "-A INPUT -m conntrack --ctstate INVALID -j DROP",
+        "-A OUTPUT -m conntrack --ctstate INVALID -j DROP",
+      ),
+    },
   ],
 ];
 

@@ -10,7 +10,7 @@ import { readPolicy, rules, type PolicyArgs } from "../../components/policy/poli
 import { documented } from "../documented";
 import { startMailHost, type MailHost } from "../sandbox/host";
 import { hostOptions, policyArgs } from "../unit/arbitraries";
-import { command, expectedRulesets, install, live, none } from "./example";
+import { alikeTest, command, expectedRulesets, install, live, none } from "./example";
 
 const all = process.env.MAILFW_ALL === "1";
 jest.setTimeout(all ? 1_200_000 : 120_000);
@@ -26,6 +26,7 @@ const owner = "mail-firewall/test/mx1";
 const example = expectedRulesets(owner);
 
 describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
+  const alike = alikeTest(backend);
   let host: MailHost;
   beforeEach(async () => {
     host = await startMailHost({ backend });
@@ -258,48 +259,51 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
   // From here on nothing differs between the two but what loads the rules.
   if (backend === "legacy" && !all) return;
 
-  test("a confirm that comes too late applies again; one that is too late once more can be made again, with the same token", async () => {
-    const older = textOf({ ssh: ["public"] });
-    await deploy(older);
-    const gone = async (token: string) => {
-      expect(await host.run(`${command} rollback ${token.replace("applied ", "")}`)).toEqual({
+  alike(
+    "a confirm that comes too late applies again; one that is too late once more can be made again, with the same token",
+    async () => {
+      const older = textOf({ ssh: ["public"] });
+      await deploy(older);
+      const gone = async (token: string) => {
+        expect(await host.run(`${command} rollback ${token.replace("applied ", "")}`)).toEqual({
+          code: 0,
+          stdout: "the rules before are live again\n",
+          stderr: "",
+        });
+        expect(await live(host)).toBe(older);
+      };
+      const first = await apply(example);
+      await gone(first.stdout);
+      const second = await confirm(first.stdout);
+      expect(second).toMatchObject({
         code: 0,
-        stdout: "the rules before are live again\n",
-        stderr: "",
+        stdout: expect.stringMatching(/^applied [0-9a-f]{12}-[0-9a-f]{8}\n$/) as string,
       });
-      expect(await live(host)).toBe(older);
-    };
-    const first = await apply(example);
-    await gone(first.stdout);
-    const second = await confirm(first.stdout);
-    expect(second).toMatchObject({
-      code: 0,
-      stdout: expect.stringMatching(/^applied [0-9a-f]{12}-[0-9a-f]{8}\n$/) as string,
-    });
-    expect(second.stdout).not.toBe(first.stdout);
-    expect(await live(host)).toBe(example);
-    await gone(second.stdout);
-    const again = () => host.run(`${command} confirm --again`, second.stdout);
-    expect(await again()).toMatchObject({
-      code: 1,
-      stdout: "",
-      stderr: expect.stringContaining("the host went back to the rules before a second time") as string,
-    });
-    expect(await live(host)).toBe(example);
-    expect(await again()).toMatchObject({ code: 0, stdout: "confirmed\n" });
-    expect(await live(host)).toBe(example);
-    // They are the rules of the first token, too. What nobody applied is not confirmed.
-    expect(await confirm(first.stdout)).toMatchObject({ code: 0, stdout: "confirmed\n" });
-    for (const token of ["applied 0123456789ab-01234567", ""]) {
-      expect(await confirm(token)).toMatchObject({
+      expect(second.stdout).not.toBe(first.stdout);
+      expect(await live(host)).toBe(example);
+      await gone(second.stdout);
+      const again = () => host.run(`${command} confirm --again`, second.stdout);
+      expect(await again()).toMatchObject({
         code: 1,
         stdout: "",
-        stderr: expect.stringContaining("the host does not know the rules") as string,
+        stderr: expect.stringContaining("the host went back to the rules before a second time") as string,
       });
-    }
-  });
+      expect(await live(host)).toBe(example);
+      expect(await again()).toMatchObject({ code: 0, stdout: "confirmed\n" });
+      expect(await live(host)).toBe(example);
+      // They are the rules of the first token, too. What nobody applied is not confirmed.
+      expect(await confirm(first.stdout)).toMatchObject({ code: 0, stdout: "confirmed\n" });
+      for (const token of ["applied 0123456789ab-01234567", ""]) {
+        expect(await confirm(token)).toMatchObject({
+          code: 1,
+          stdout: "",
+          stderr: expect.stringContaining("the host does not know the rules") as string,
+        });
+      }
+    },
+  );
 
-  test.each(["while its rules wait", "after they have gone back"])(
+  alike.each(["while its rules wait", "after they have gone back"])(
     "a confirm that applied again, and whose answer was lost, can be made again: %s",
     async (when) => {
       await deploy(textOf({ ssh: ["public"] }));
@@ -321,20 +325,23 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
     },
   );
 
-  test("a confirm that was cut off in the middle makes all of it good when it is made again, even after a reboot", async () => {
-    const { stdout: token } = await apply(example);
-    expect(await confirm(token)).toMatchObject({ code: 0 });
-    // As when it was killed after the rules were written down, and nothing yet loads them at boot.
-    for (const tool of ["iptables", "ip6tables"])
-      await host.run(`printf '*mangle\\nCOMMIT\\n*filter\\nCOMMIT\\n' | ${tool}-restore`);
-    await host.run("rm -rf /run/mail-firewall; mkdir /etc/mail-firewall/candidate");
-    expect(await live(host)).toBe(none);
-    expect(await confirm(token)).toMatchObject({ code: 0, stdout: "confirmed\n" });
-    expect(await live(host)).toBe(example);
-    expect((await host.run("ls /etc/mail-firewall")).stdout).not.toContain("candidate");
-  });
+  alike(
+    "a confirm that was cut off in the middle makes all of it good when it is made again, even after a reboot",
+    async () => {
+      const { stdout: token } = await apply(example);
+      expect(await confirm(token)).toMatchObject({ code: 0 });
+      // As when it was killed after the rules were written down, and nothing yet loads them at boot.
+      for (const tool of ["iptables", "ip6tables"])
+        await host.run(`printf '*mangle\\nCOMMIT\\n*filter\\nCOMMIT\\n' | ${tool}-restore`);
+      await host.run("rm -rf /run/mail-firewall; mkdir /etc/mail-firewall/candidate");
+      expect(await live(host)).toBe(none);
+      expect(await confirm(token)).toMatchObject({ code: 0, stdout: "confirmed\n" });
+      expect(await live(host)).toBe(example);
+      expect((await host.run("ls /etc/mail-firewall")).stdout).not.toContain("candidate");
+    },
+  );
 
-  test("a confirm of what was confirmed before does not disarm the timer of what waits now", async () => {
+  alike("a confirm of what was confirmed before does not disarm the timer of what waits now", async () => {
     const { stdout: token } = await apply(textOf({ ssh: ["public"] }));
     expect(await confirm(token)).toMatchObject({ code: 0 });
     const next = await apply(example);
@@ -347,27 +354,30 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
     expect(await confirm(next.stdout)).toMatchObject({ code: 0, stdout: "confirmed\n" });
   });
 
-  test("after a first apply that was refused, uninstall leaves nothing", async () => {
+  alike("after a first apply that was refused, uninstall leaves nothing", async () => {
     expect((await apply(example.replace("-A MAILFW-DROP -j DROP", "-A MAILFW-DROP -j NOSUCH"))).code).toBe(1);
     expect(await host.run(`${command} uninstall`)).toMatchObject({ code: 0, stdout: "uninstalled\n" });
     expect((await host.run(`ls -d ${command} /etc/mail-firewall /run/mail-firewall`)).stdout).toBe("");
   });
 
-  test("remove --owned leaves another owner's rules alone, and uninstall leaves the script of rules that are live", async () => {
-    const theirs = expectedRulesets("mail-firewall/prod/other");
-    expect(await apply(theirs)).toMatchObject({ code: 0 });
-    const run = (verb: string, text = "") => host.run(`${command} ${verb}`, text);
-    expect(await run("remove --owned", example)).toMatchObject({
-      code: 0,
-      stdout: "kept: the owner is now mail-firewall/prod/other; by hand: /usr/local/sbin/mail-firewall remove\n",
-    });
-    expect(await run("uninstall")).toMatchObject({ code: 0, stdout: "kept: the rules are live\n" });
-    expect(await live(host)).toBe(theirs);
-    expect(await run("remove --owned", theirs)).toMatchObject({ code: 0, stdout: "removed\n" });
-    expect(await run("remove --owned", example)).toMatchObject({ code: 0, stdout: "removed\n" });
-    expect(await run("uninstall")).toMatchObject({ code: 0, stdout: "uninstalled\n" });
-    expect((await host.run("ls /usr/local/sbin")).stdout).toBe("");
-  });
+  alike(
+    "remove --owned leaves another owner's rules alone, and uninstall leaves the script of rules that are live",
+    async () => {
+      const theirs = expectedRulesets("mail-firewall/prod/other");
+      expect(await apply(theirs)).toMatchObject({ code: 0 });
+      const run = (verb: string, text = "") => host.run(`${command} ${verb}`, text);
+      expect(await run("remove --owned", example)).toMatchObject({
+        code: 0,
+        stdout: "kept: the owner is now mail-firewall/prod/other; by hand: /usr/local/sbin/mail-firewall remove\n",
+      });
+      expect(await run("uninstall")).toMatchObject({ code: 0, stdout: "kept: the rules are live\n" });
+      expect(await live(host)).toBe(theirs);
+      expect(await run("remove --owned", theirs)).toMatchObject({ code: 0, stdout: "removed\n" });
+      expect(await run("remove --owned", example)).toMatchObject({ code: 0, stdout: "removed\n" });
+      expect(await run("uninstall")).toMatchObject({ code: 0, stdout: "uninstalled\n" });
+      expect((await host.run("ls /usr/local/sbin")).stdout).toBe("");
+    },
+  );
 
   test("a chain of ours that the new rules do not have goes, and comes back if they are refused", async () => {
     const older = example.replaceAll(":MAILFW-OPEN - [0:0]", ":MAILFW-OLD - [0:0]\n:MAILFW-OPEN - [0:0]");
@@ -443,7 +453,7 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
       "something listens on tcp/21, which is closed",
     ];
 
-    test("says what there is, and changes nothing", async () => {
+    alike("says what there is, and changes nothing", async () => {
       const before = await host.run(
         "iptables-save; ip6tables-save; cat /proc/net/ip*_tables_names; ls -AR /etc /run /tmp",
       );
@@ -466,7 +476,7 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
       expect(texts.filter((text) => /22|443|25|51820/.test(text))).toEqual([]); // open, and somebody listens there
     });
 
-    test("rules that were deployed, and are not those of the host", async () => {
+    alike("rules that were deployed, and are not those of the host", async () => {
       await deploy(textOf({ ssh: ["public"] }));
       expect((await kinds()).kinds).toEqual([]);
       const { kinds: differences } = await kinds("--deployed");
@@ -523,32 +533,35 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
       expect((await kinds(...(change.includes("rules.v6") ? [] : ["--deployed"]))).kinds).toEqual(expected);
     });
 
-    test("rules that wait for their confirm; rules of others that are never reached; ports that nobody uses", async () => {
-      await host.run(`iptables -A INPUT -p tcp -m comment --comment 'say "hi" \\' -j REJECT`);
-      await deploy(example.replaceAll("dstport 443", "dstport 8443"));
-      expect(await apply(example)).toMatchObject({ code: 0 });
-      const found = await kinds("--deployed");
-      expect(found.kinds).toContainEqual(
-        expect.stringMatching(
-          /^pending: rules [0-9a-f]{12} wait for their confirm; in (60|59|5\d) s the host goes back$/,
-        ),
-      );
-      const rule = (await hook("INPUT")).at(-1)!.replace("-A ", "");
-      expect(found.notices).toContainEqual({
-        kind: "shadowed",
-        text: `never reached while our rules are there: IPv4: ${rule}`,
-      });
-      const unused = (await kinds()).notices.filter(({ kind }) => kind === "unused");
-      expect(unused).toEqual([{ kind: "unused", text: "https (tcp/8443) is open, and nothing listens on it" }]);
-    });
+    alike(
+      "rules that wait for their confirm; rules of others that are never reached; ports that nobody uses",
+      async () => {
+        await host.run(`iptables -A INPUT -p tcp -m comment --comment 'say "hi" \\' -j REJECT`);
+        await deploy(example.replaceAll("dstport 443", "dstport 8443"));
+        expect(await apply(example)).toMatchObject({ code: 0 });
+        const found = await kinds("--deployed");
+        expect(found.kinds).toContainEqual(
+          expect.stringMatching(
+            /^pending: rules [0-9a-f]{12} wait for their confirm; in (60|59|5\d) s the host goes back$/,
+          ),
+        );
+        const rule = (await hook("INPUT")).at(-1)!.replace("-A ", "");
+        expect(found.notices).toContainEqual({
+          kind: "shadowed",
+          text: `never reached while our rules are there: IPv4: ${rule}`,
+        });
+        const unused = (await kinds()).notices.filter(({ kind }) => kind === "unused");
+        expect(unused).toEqual([{ kind: "unused", text: "https (tcp/8443) is open, and nothing listens on it" }]);
+      },
+    );
   });
 
-  test.each(["dash", "bash --posix", "busybox sh"])("runs under %s", async (shell) => {
+  alike.each(["dash", "bash --posix", "busybox sh"])("runs under %s", async (shell) => {
     expect(await apply(example, shell)).toMatchObject({ code: 0, stderr: "" });
     expect(await live(host)).toBe(example);
   });
 
-  test("only root may run it; a missing program and an unknown verb are named", async () => {
+  alike("only root may run it; a missing program and an unknown verb are named", async () => {
     const asAdmin = await host.run("su admin -s /bin/sh -c 'sh ${command} apply' </dev/null");
     expect(asAdmin.code).not.toBe(0);
     for (const verb of ["frobnicate", "", "apply --frobnicate"]) {

@@ -128,10 +128,10 @@ wanted_jumps() {
     else
       fate "$hook" "$(open_ports "$3/rules.v$1")" "$(outside)" "$(local_addresses "$1")" <"$kernel" | awk -v hook="$hook" -v chain="$chain" '
         $1 == "rules" { first = $2 + 1 }
-        $1 == "refuses" && $2 < first { first = $2 }
+        ($1 == "refuses" || $1 == "invalid") && $2 < first { first = $2 }
         $1 == "may" { last = $3 }
         $1 == "ours" && $3 == chain { place = $2; has = 1 }
-        # It may stay anywhere behind the last that may refuse somebody, and before the first that refuses what the policy opens.
+        # It may stay anywhere behind the last that may refuse somebody, and before the first that refuses what the policy opens, or INVALID packets.
         END { if (!has || place < last || place >= first) place = first - 1; print hook, place, chain }'
     fi
   done

@@ -88,6 +88,7 @@ names_address() {
 #   refuses N PORT R   the first of them that refuses a port, with its text
 #   untracked N PORT R the first that takes a port out of connection tracking
 #   may refuse N       the last of those before the first `refuses` that may refuse somebody: a ban, or a jump to a chain of others
+#   invalid N          the first of those between the two that refuses INVALID packets, of which the SSH session that is here may be
 #   ours N CHAIN       a jump to a chain of ours, and how many rules of others stand before it
 # Whatever singles out some clients (a source, a set, a rate, anything unknown) does not concern an ordinary stranger. Where MINE is *, any
 # address may be that of the service, as behind NAT.
@@ -112,7 +113,7 @@ fate() {
     }
     # Reads one rule: `never` and `maybe` say whether an ordinary new connection meets it.
     function read_rule(   i, word, not, yes, mask) {
-      never = maybe = to = leaves = protocol = dports = notports = ""
+      never = maybe = to = leaves = protocol = dports = notports = invalid = ""
       for (i = 3; i <= NF; i++) {
         word = $i
         if (word == "!") { not = 1; continue }
@@ -135,7 +136,11 @@ fate() {
         else if (word == "-m") { if ($(++i) !~ /^(tcp|udp|comment|conntrack|state|multiport|addrtype)$/) maybe = 1 }
         else if (word ~ /^--dports?$/) { i++; if (not) notports = $i; else dports = $i }
         else if (word ~ /^--sports?$/) { if ($(++i) != "1024:65535" || not) maybe = 1 }
-        else if (word == "--ctstate" || word == "--state") { yes = $(++i) ~ /(^|,)NEW(,|$)/; if (not ? yes : !yes) never = 1 }
+        else if (word == "--ctstate" || word == "--state") {
+          yes = $(++i) ~ /(^|,)NEW(,|$)/
+          if (not ? yes : !yes) never = 1
+          if ($i == "INVALID" && !not) invalid = 1
+        }
         else if (word == "--tcp-flags") {
           mask = $(i + 1) ~ /SYN|ALL/
           yes = mask ? $(i + 2) == "SYN" : $(i + 2) == "NONE"
@@ -182,7 +187,7 @@ fate() {
       if ($2 == hook) {
         if (to ~ /^MAILFW-/) { if (NF == 4) print "ours " (others + 0) " " to; next }
         others++
-        if (to ~ /^(DROP|REJECT|TARPIT|QUEUE|NFQUEUE|SYNPROXY)$/ || to in count) may[others] = 1
+        if (to ~ /^(DROP|REJECT|TARPIT|QUEUE|NFQUEUE|SYNPROXY)$/ || to in count) { if (invalid) broken[others] = 1; else may[others] = 1 }
       }
       if (never || maybe || to == "") next
       i = ++count[$2]
@@ -204,6 +209,7 @@ fate() {
         }
       }
       for (i = others; i > 0; i--) if (i < first && may[i]) { print "may refuse " i; break }
+      for (i++; i < first; i++) if (broken[i]) { print "invalid " i; break }
     }'
 }
 
