@@ -115,7 +115,7 @@ async function forEachMoment(
 const upTo = (last: number, sample: number) =>
   Array.from({ length: last }, (_, i) => i + 1).filter((moment) => all || moment % Math.ceil(last / sample) === 0);
 
-const filterOnly = readFileSync(join(__dirname, "states", "filter-only.rules"), "utf8");
+const filterOnly = readFileSync(join(__dirname, "filterOnly.rules"), "utf8");
 
 /** Leaves the host as a version did whose rules all stood in `filter`: confirmed, with its jumps where it had them. */
 async function deployFilterOnly(host: MailHost) {
@@ -181,65 +181,71 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
     });
   });
 
-  test("apply over a version whose rules stood in filter alone, killed at every step: back to exactly that, and the next one moves all", async () => {
-    await deployFilterOnly(hosts[0]!);
-    const steps = await stepsOf(`apply --rollback ${seconds}`, newer);
-    await settled(hosts[0]!);
-    await forEachMoment(hosts, upTo(steps, sample), async (host, at) => {
-      await deployFilterOnly(host);
-      const before = await filterOf(host);
-      expect(before).toContain("-A DOCKER-USER -j MAILFW-FWD");
-      expect(await killed(host, at, `apply --rollback ${seconds}`, newer)).toMatchObject({ code: 137 });
-      await settled(host);
-      expect(await filterOf(host)).toBe(before);
-      expect(await live(host)).toBe(filterOnly.replace(/$/, "# end\n"));
-      await expectSsh(host);
-      await deploy(host, newer);
-      expect(await filterOf(host)).not.toMatch(/-A (INPUT -j MAILFW-IN|DOCKER-USER -j MAILFW-FWD)/);
-      await reboot(host);
-      expect(await run(host, "restore")).toMatchObject({ code: 0 });
-      expect(await live(host)).toBe(newer);
-      await deploy(host, older);
-    });
-  });
+  alike(
+    "apply over a version whose rules stood in filter alone, killed at every step: back to exactly that, and the next one moves all",
+    async () => {
+      await deployFilterOnly(hosts[0]!);
+      const steps = await stepsOf(`apply --rollback ${seconds}`, newer);
+      await settled(hosts[0]!);
+      await forEachMoment(hosts, upTo(steps, sample), async (host, at) => {
+        await deployFilterOnly(host);
+        const before = await filterOf(host);
+        expect(before).toContain("-A DOCKER-USER -j MAILFW-FWD");
+        expect(await killed(host, at, `apply --rollback ${seconds}`, newer)).toMatchObject({ code: 137 });
+        await settled(host);
+        expect(await filterOf(host)).toBe(before);
+        expect(await live(host)).toBe(filterOnly.replace(/$/, "# end\n"));
+        await expectSsh(host);
+        await deploy(host, newer);
+        expect(await filterOf(host)).not.toMatch(/-A (INPUT -j MAILFW-IN|DOCKER-USER -j MAILFW-FWD)/);
+        await reboot(host);
+        expect(await run(host, "restore")).toMatchObject({ code: 0 });
+        expect(await live(host)).toBe(newer);
+        await deploy(host, older);
+      });
+    },
+  );
 
-  test("confirm, killed at every step: wholly old or wholly new, the same after a reboot, and the next confirms converge", async () => {
-    const applied = await run(hosts[0]!, `apply --rollback ${seconds}`, newer);
-    const steps = await stepsOf("confirm", applied.stdout);
-    await deploy(hosts[0]!, older);
-    await forEachMoment(hosts, upTo(steps, sample), async (host, at) => {
-      const { stdout: token } = await run(host, `apply --rollback ${seconds}`, newer);
-      // On a busy machine the window may have ended: then it has other steps, and fewer.
-      expect([0, 137]).toContain((await killed(host, at, "confirm", token)).code);
-      expectWhole(await live(host), older, newer);
-      await settled(host);
-      const after = await live(host);
-      expect([older, newer]).toContain(after);
-      // Once they were written down as confirmed, the rest of the confirm is not lost either.
-      if (after === newer) expect((await host.run("ls /etc/mail-firewall")).stdout).not.toContain("candidate");
-      await expectSsh(host);
-      await reboot(host);
-      await run(host, "restore");
-      expect(await live(host)).toBe(after);
+  alike(
+    "confirm, killed at every step: wholly old or wholly new, the same after a reboot, and the next confirms converge",
+    async () => {
+      const applied = await run(hosts[0]!, `apply --rollback ${seconds}`, newer);
+      const steps = await stepsOf("confirm", applied.stdout);
+      await deploy(hosts[0]!, older);
+      await forEachMoment(hosts, upTo(steps, sample), async (host, at) => {
+        const { stdout: token } = await run(host, `apply --rollback ${seconds}`, newer);
+        // On a busy machine the window may have ended: then it has other steps, and fewer.
+        expect([0, 137]).toContain((await killed(host, at, "confirm", token)).code);
+        expectWhole(await live(host), older, newer);
+        await settled(host);
+        const after = await live(host);
+        expect([older, newer]).toContain(after);
+        // Once they were written down as confirmed, the rest of the confirm is not lost either.
+        if (after === newer) expect((await host.run("ls /etc/mail-firewall")).stdout).not.toContain("candidate");
+        await expectSsh(host);
+        await reboot(host);
+        await run(host, "restore");
+        expect(await live(host)).toBe(after);
 
-      // What the next `pulumi up` does: confirm, and reconfirm where that has something to do.
-      const confirmed = await run(host, "confirm", token);
-      expect(confirmed).toMatchObject({ code: 0, stderr: "" });
-      // On a busy machine the short window may end before the second one begins: then it says so, or is killed while it goes back
-      // too slowly, and the next one is in time.
-      let again = await run(host, "confirm --again", confirmed.stdout);
-      for (let tries = 0; again.code !== 0 && tries < 20; tries++) {
-        expect(again.stderr).toMatch(/the host went back to the rules before a second time|^Killed$/m);
-        again = await run(host, "confirm --again", confirmed.stdout);
-      }
-      expect(again).toMatchObject({ code: 0, stdout: "confirmed\n" });
-      expect(await live(host)).toBe(newer);
-      await reboot(host);
-      expect(await run(host, "restore")).toMatchObject({ code: 0 });
-      expect(await live(host)).toBe(newer);
-      await deploy(host, older);
-    });
-  });
+        // What the next `pulumi up` does: confirm, and reconfirm where that has something to do.
+        const confirmed = await run(host, "confirm", token);
+        expect(confirmed).toMatchObject({ code: 0, stderr: "" });
+        // On a busy machine the short window may end before the second one begins: then it says so, or is killed while it goes back
+        // too slowly, and the next one is in time.
+        let again = await run(host, "confirm --again", confirmed.stdout);
+        for (let tries = 0; again.code !== 0 && tries < 20; tries++) {
+          expect(again.stderr).toMatch(/the host went back to the rules before a second time|^Killed$/m);
+          again = await run(host, "confirm --again", confirmed.stdout);
+        }
+        expect(again).toMatchObject({ code: 0, stdout: "confirmed\n" });
+        expect(await live(host)).toBe(newer);
+        await reboot(host);
+        expect(await run(host, "restore")).toMatchObject({ code: 0 });
+        expect(await live(host)).toBe(newer);
+        await deploy(host, older);
+      });
+    },
+  );
 
   alike("rollback, killed at every step: the next one goes all the way", async () => {
     const { stdout } = await run(hosts[0]!, "apply --rollback 600", newer);

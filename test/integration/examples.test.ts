@@ -9,7 +9,7 @@ import { startEc2, type Ec2 } from "../sandbox/ec2";
 import { operatorKey, startMailHost, takeNumber, type MailHost } from "../sandbox/host";
 import { probe, type Verdict } from "../sandbox/probe";
 import { startStack, type Stack, type StackOptions } from "../sandbox/stack";
-import { everyCase, expectNoKey, hasYaml, live, none, policy, python, succeeded, testIn } from "./example";
+import { everyCase, expectNoKey, hasYaml, live, none, policy, python, sampledTest, succeeded, testIn } from "./example";
 
 jest.setTimeout(180_000);
 
@@ -82,7 +82,7 @@ test("vps", async () => {
   expect(await live(host)).toBe(none);
 });
 
-test("fleet", async () => {
+sampledTest("fleet", async () => {
   const [mx1, mx2, imap] = await Promise.all([startHost(), startHost(), startHost()]);
   const commands = documentedIn("examples/fleet/README.md", {
     ...up,
@@ -104,7 +104,7 @@ test("fleet", async () => {
   for (const host of [mx1, mx2, imap]) expect(await live(host)).toBe(none);
 });
 
-test("database: the group of another stack", async () => {
+sampledTest("database: the group of another stack", async () => {
   const vpcId = await ec2.createVpc();
   const mail = await startStack({ name: "prod", env: ec2.env });
   stacks.push(mail);

@@ -1,5 +1,5 @@
 // Mail flows while the rules are loaded anew, time after time: no packet is lost, and none gets in that should not. 1,000 times
-// with MAILFW_ALL=1, otherwise 30. The naive way, one iptables command after the other, is measured too: it does both.
+// with MAILFW_ALL=1, otherwise 15. The naive way, one iptables command after the other, is measured too: it does both.
 import { setTimeout as sleep } from "node:timers/promises";
 
 import { execute, startMailHost, type MailHost } from "../sandbox/host";
@@ -8,7 +8,7 @@ import { command, expectedRulesets, install, live } from "./example";
 
 jest.setTimeout(3_600_000);
 
-const times = process.env.MAILFW_ALL === "1" ? 1000 : 30;
+const times = process.env.MAILFW_ALL === "1" ? 1000 : 15;
 const owner = "mail-firewall/test/mx1";
 // Both let in what flows.
 const policies = [{ imaps: ["public"] }, { imaps: ["public"], pop3s: ["public"], sieve: ["192.0.2.0/24"] }].map(
@@ -100,9 +100,9 @@ describe.each([
 
   /** Enough was asked for the answer to mean something. */
   function expectTraffic({ seconds, sent, opened, knocked, sessions }: Measured) {
-    expect(sent).toBeGreaterThan(seconds * rate);
+    expect(sent).toBeGreaterThan((seconds * rate) / 2);
     expect(opened).toBeGreaterThan((seconds * rate) / 2);
-    expect(knocked).toBeGreaterThan(seconds * rate);
+    expect(knocked).toBeGreaterThan((seconds * rate) / 2);
     for (const { 25: smtp, 993: imaps } of sessions) {
       expect(smtp![0]).toBeGreaterThan(seconds * 5);
       expect(imaps![0]).toBeGreaterThan(1);

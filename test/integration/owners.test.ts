@@ -2,7 +2,7 @@
 import { documented } from "../documented";
 import { operatorKey, startMailHost, type MailHost } from "../sandbox/host";
 import { startStack, type Config, type Stack } from "../sandbox/stack";
-import { expectedRulesets, failed, live, none, policy, succeeded } from "./example";
+import { expectedRulesets, failed, live, none, policy, sampledTest, succeeded } from "./example";
 
 jest.setTimeout(300_000);
 
@@ -58,7 +58,7 @@ test("a second stack is refused, and leaves no trace, unless it takes over; then
   expect(await left(host)).toBe("/usr/local/sbin:\n");
 });
 
-test("a renamed stack takes its own hosts over", async () => {
+sampledTest("a renamed stack takes its own hosts over", async () => {
   succeeded(await stack.shell(`${documented("README.md", "pulumi stack rename")} renamed`));
   const renamed = (line: string) => stack.shell(`PULUMI_STACK=renamed ${line}`);
   const path = "mail-firewall:hosts.mx1.takeOver";
@@ -93,21 +93,24 @@ test("one machine under two names: warned of, refused at the next change, and ne
   expect(await live(host)).toBe(none);
 });
 
-test("another machine under the same name: it gets the rules; the old one keeps them, and destroy does not look for it", async () => {
-  const other = await startMailHost({ listen: { tcp: [993], udp: [] } });
-  try {
-    await deploy(stack, at(other));
-    expect(await live(other)).toBe(expectedRulesets(ours));
-    expect(await live(host)).toBe(expectedRulesets(ours));
-    await host.close();
-    succeeded(await stack.destroy());
-    expect(await live(other)).toBe(none);
-  } finally {
-    await other.close();
-  }
-});
+sampledTest(
+  "another machine under the same name: it gets the rules; the old one keeps them, and destroy does not look for it",
+  async () => {
+    const other = await startMailHost({ listen: { tcp: [993], udp: [] } });
+    try {
+      await deploy(stack, at(other));
+      expect(await live(other)).toBe(expectedRulesets(ours));
+      expect(await live(host)).toBe(expectedRulesets(ours));
+      await host.close();
+      succeeded(await stack.destroy());
+      expect(await live(other)).toBe(none);
+    } finally {
+      await other.close();
+    }
+  },
+);
 
-test("a machine that was installed anew has another host key: with it, it gets the rules", async () => {
+sampledTest("a machine that was installed anew has another host key: with it, it gets the rules", async () => {
   const anew = await startMailHost({ listen: { tcp: [993], udp: [] } });
   try {
     // The same address would need the old machine to be gone; what tells the two apart is the key.

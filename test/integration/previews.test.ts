@@ -16,6 +16,8 @@ jest.setTimeout(120_000);
 /** So many that they stand one a line. */
 const many = ["a", "b", "c", "d", "e"].map((digit) => `2001:db8:1234:5${digit}00::/56`);
 
+const writing = process.env.MAILFW_PREVIEWS === "write";
+
 /** Of a host that is not there. */
 const otherKey = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHyrmZFHMFmhYYIcPPRxUWkWDKZUzpP2PYRkVfTzWlrk";
 
@@ -85,7 +87,6 @@ function ordered(text: string): string {
 
 async function previews(name: string, ...ways: ("--diff" | "")[]): Promise<void> {
   const file = join(__dirname, "previews", `${name}.txt`);
-  const writing = process.env.MAILFW_PREVIEWS === "write";
   const heading = (way: string) => `$ pulumi preview ${way}`.trimEnd();
   // Each way of a sample, and of the others the one that shows more.
   const taken = everyCase || writing || name === "a service made public" ? ways : ways.slice(-1);
@@ -117,7 +118,7 @@ describe("of a stack that is deployed", () => {
 
   const services = { ...policy.services, sieve: many };
 
-  test.each<[string, () => Config, ("--diff" | "")[]]>([
+  const changes: [string, () => Config, ("--diff" | "")[]][] = [
     ["a service made public", () => ({ services: { ...services, imaps: "public" } }), ["", "--diff"]],
     ["a network added", () => ({ services: { ...services, imap: [...services.imap, "10.9.0.0/16"] } }), ["", "--diff"]],
     ["a network removed", () => ({ services: { ...services, imap: ["10.20.0.0/16"] } }), ["--diff"]],
@@ -151,7 +152,10 @@ describe("of a stack that is deployed", () => {
       () => ({ services: { ...services, sieve: [...many, "fd12::/48"] } }),
       ["", "--diff"],
     ],
-  ])("%s", async (name, change, ways) => {
+  ];
+  // Every second one, unless MAILFW_ALL=1.
+  const sample = changes.filter((_, i) => everyCase || writing || i % 2 === 0);
+  test.each(sample)("%s", async (name, change, ways) => {
     stack.configure({ ...config, ...change() });
     await previews(name, ...ways);
   });
