@@ -168,6 +168,7 @@ disable_ufw() {
 disable_unit() {
   systemctl disable --quiet "$1" || return
   if systemctl mask --quiet "$1" 2>/dev/null; then
+    systemctl unmask --runtime --quiet "$1" 2>/dev/null || : # which stop_firewalld did
     [ "$1" = firewalld ] || systemctl stop "$1" 2>/dev/null || :
   fi
 }
@@ -191,7 +192,7 @@ give_back() {
   local name enabled active
   [ -f "$etc/others/list" ] || return 0
   while read -r name enabled active; do
-    [ "$name" = ufw ] || systemctl unmask --quiet "$name" 2>/dev/null || :
+    [ "$name" = ufw ] || { systemctl unmask --quiet "$name" && systemctl unmask --runtime --quiet "$name"; } 2>/dev/null || :
     case $name in
       ufw) ufw --force enable >/dev/null ;;
       *)
