@@ -214,8 +214,11 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
       await deploy(hosts[0]!, older);
       await forEachMoment(hosts, upTo(steps, sample), async (host, at) => {
         const { stdout: token } = await run(host, `apply --rollback ${seconds}`, newer);
-        // On a busy machine the window may have ended: then it has other steps, and fewer.
-        expect([0, 137]).toContain((await killed(host, at, "confirm", token)).code);
+        // On a busy machine the window may have ended before it. Then it applies again, in other steps, and may be done by then.
+        const ended = await killed(host, at, "confirm", token);
+        if (ended.code !== 137) {
+          expect(ended).toMatchObject({ code: 0, stdout: expect.stringMatching(/^applied /) as string });
+        }
         expectWhole(await live(host), older, newer);
         await settled(host);
         const after = await live(host);

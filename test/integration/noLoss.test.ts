@@ -59,7 +59,7 @@ describe.each([
       sources.map((source) => ({
         source,
         target: source.includes(":") ? host.address6 : host.address4,
-        rate,
+        rate: 1.25 * rate, // a busy machine must still send what is asked for below
         ...more,
       }));
     const machines = [customer, host];
@@ -100,9 +100,9 @@ describe.each([
 
   /** Enough was asked for the answer to mean something. */
   function expectTraffic({ seconds, sent, opened, knocked, sessions }: Measured) {
-    expect(sent).toBeGreaterThan((seconds * rate) / 2);
+    expect(sent).toBeGreaterThan(seconds * rate);
     expect(opened).toBeGreaterThan((seconds * rate) / 2);
-    expect(knocked).toBeGreaterThan((seconds * rate) / 2);
+    expect(knocked).toBeGreaterThan(seconds * rate);
     for (const { 25: smtp, 993: imaps } of sessions) {
       expect(smtp![0]).toBeGreaterThan(seconds * 5);
       expect(imaps![0]).toBeGreaterThan(1);
