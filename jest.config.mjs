@@ -7,7 +7,7 @@ const base = {
 };
 
 export default {
-  maxWorkers: availableParallelism() + 2, // much of the time goes into waiting for the end of a window
+  maxWorkers: availableParallelism() + 3, // much of the time goes into waiting for the end of a window
   projects: [
     // Needs nothing but Node.
     { ...base, displayName: "unit", testMatch: ["<rootDir>/test/unit/**/*.test.ts"] },

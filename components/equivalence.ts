@@ -11,7 +11,6 @@ import {
   allProtocols,
   covered,
   everything,
-  holds,
   icmpPorts,
   lines,
   protocol,
@@ -65,48 +64,101 @@ function regionOf({ family, protocol: name, port, icmpType, source }: Rule): Reg
 
 function differences(twins: Twins, family: Family, group: readonly Region[]): string[] {
   const ruleset = parseRuleset(twins.rulesets[family], family);
-  const regions = regionsOf(twins, family, group);
   const chains = Object.entries(places) as [Chain, (typeof places)[Chain]][];
   const absent = chains.filter(([chain, { table }]) => !ruleset.tables.get(table)?.has(chain));
   if (absent.length > 0) return absent.map(([chain, { table }]) => `IPv${family}: no chain ${chain} in ${table}`);
   // Each of these cells is wholly admitted by the host or not at all, and so by the group, and so declared.
-  const rules = boundariesOf(
+  const boundaries = boundariesOf(
     ruleset,
     chains.map(([chain, { table }]) => [table, chain] as const),
   );
-  const names = Object.keys(regions) as (keyof typeof regions)[];
-  const tagged: (Region & { set?: keyof typeof regions })[] = [
-    ...rules,
-    ...names.flatMap((set) => regions[set].map((region) => ({ ...region, set }))),
-  ];
-  const partition: Region[] = [];
-  const sets = Object.fromEntries(names.map((name) => [name, [] as boolean[]])) as Record<
-    keyof typeof regions,
-    boolean[]
-  >;
-  for (const [cell, here] of covered(tagged)) {
-    for (const name of names) sets[name].push(false);
-    for (const { set } of here) if (set) sets[set][partition.length] = true;
-    partition.push(cell);
-  }
   const link = residue(twins.settings)["neighbour discovery and DHCP"];
   const conditions = [...(link?.perhaps ?? []), ...(link?.byBroadcast ?? [])];
-  const declared = (cell: Region) => conditions.filter(({ region }) => holds(region, cell)).map(({ when }) => when);
-  return arrivals(twins, family, sets).flatMap(({ name, chain, arrival, surely, perhaps = surely, only }) => {
-    const { table, ends } = places[chain];
-    const fate = judge(ruleset, table, chain, arrival);
-    const found = new Map<string, Region[]>();
-    partition.forEach((cell, i) => {
-      if (only && !only[i]) return;
-      const wanted = surely[i] ? [] : perhaps[i] ? declared(cell) : undefined;
-      const kind = difference(fate(cell), wanted, ends);
-      if (!kind) return;
-      const before = found.get(kind);
-      if (before) before.push(cell);
-      else found.set(kind, [cell]);
-    });
-    return [...found].flatMap(([kind, those]) => lines(those).map((line) => `IPv${family}, ${name}: ${kind} ${line}`));
+  const named: [string, readonly Region[]][] = Object.entries(regionsOf(twins, family, group));
+  const whens = [...new Set(conditions.map(({ when }) => when))].map((when) => {
+    const those = conditions.filter((one) => one.when === when && one.region.family === family);
+    return [when, those.map(({ region }) => region)] as const;
   });
+  const { partition, sets } = cut(boundaries, new Map([...named, ...whens]));
+  const declared = whens.map(([when]) => [when, sets.get(when)!] as const);
+  const fates = new Map<(cell: Region) => Fate, ReadonlyMap<Fate, Cells>>();
+  return arrivals(twins, family, (name) => sets.get(name)!).flatMap(
+    ({ name, chain, arrival, surely, perhaps = surely, only = sets.get("all")! }) => {
+      const { table, ends } = places[chain];
+      const fate = judge(ruleset, table, chain, arrival);
+      const found = new Map<string, Cells>();
+      for (const [real, cells] of remembered(fates, fate, () => grouped(partition, fate))) {
+        const here = cells & only;
+        const wanted = [
+          [here & ~perhaps, undefined] as const,
+          [here & surely, []] as const,
+          ...byConditions(here & perhaps & ~surely, declared),
+        ];
+        for (const [those, conditions] of wanted) {
+          const kind = those === 0n ? undefined : difference(real, conditions, ends);
+          if (kind !== undefined) found.set(kind, (found.get(kind) ?? 0n) | those);
+        }
+      }
+      return [...found].flatMap(([kind, cells]) =>
+        lines(pick(partition, cells)).map((line) => `IPv${family}, ${name}: ${kind} ${line}`),
+      );
+    },
+  );
+}
+
+/** Some cells of a partition: a bit for each, the highest for the first. */
+type Cells = bigint;
+
+function cellsOf(isIn: readonly boolean[]): Cells {
+  return BigInt(`0b0${isIn.map(Number).join("")}`);
+}
+
+function pick(partition: readonly Region[], cells: Cells): Region[] {
+  const bits = cells.toString(2).padStart(partition.length, "0");
+  return partition.filter((_, i) => bits[i] === "1");
+}
+
+/** Cuts everything at all boundaries, those of the named sets included, and says which cells each of these holds. */
+function cut(boundaries: readonly Region[], named: ReadonlyMap<string, readonly Region[]>) {
+  const tagged: (Region & { readonly set?: boolean[] })[] = [...boundaries];
+  const isIn = new Map<string, boolean[]>();
+  for (const [name, regions] of named) {
+    const set: boolean[] = [];
+    isIn.set(name, set);
+    tagged.push(...regions.map((region) => ({ ...region, set })));
+  }
+  const partition: Region[] = [];
+  for (const [cell, here] of covered(tagged)) {
+    for (const set of isIn.values()) set.push(false);
+    for (const { set } of here) if (set) set[partition.length] = true;
+    partition.push(cell);
+  }
+  return { partition, sets: new Map([...isIn].map(([name, set]) => [name, cellsOf(set)])) };
+}
+
+/** The cells of each fate. */
+function grouped(partition: readonly Region[], fate: (cell: Region) => Fate): ReadonlyMap<Fate, Cells> {
+  const all = partition.map(fate);
+  return new Map([...new Set(all)].map((one) => [one, cellsOf(all.map((other) => other === one))]));
+}
+
+function remembered<K, V>(map: Map<K, V>, key: K, make: () => V): V {
+  const found = map.get(key) ?? make();
+  map.set(key, found);
+  return found;
+}
+
+/** Splits cells by the conditions that are declared for them. */
+function byConditions(cells: Cells, declared: readonly (readonly [string, Cells])[]): [Cells, string[]][] {
+  let parts: [Cells, string[]][] = [[cells, []]];
+  for (const [when, those] of declared) {
+    parts = parts.flatMap(([part, whens]): typeof parts => [
+      [part & those, [...whens, when]],
+      [part & ~those, whens],
+    ]);
+    parts = parts.filter(([part]) => part !== 0n);
+  }
+  return parts;
 }
 
 type End = "accept" | "drop" | "back";
@@ -164,34 +216,30 @@ function regionsOf({ settings, sshPorts }: Twins, family: Family, group: readonl
 
 type Chain = "MAILFW-IN" | "MAILFW-FWD" | "MAILFW-ACCEPT" | "MAILFW-OUT";
 
-/** Of each cell, whether it is in. */
-type Bits = readonly boolean[];
-type Sets = Readonly<Record<keyof ReturnType<typeof regionsOf>, Bits>>;
-
-const or = (...sets: Bits[]): Bits => sets[0]!.map((_, i) => sets.some((set) => set[i]));
-const and = (a: Bits, b: Bits): Bits => a.map((is, i) => is && b[i]!);
-const less = (a: Bits, b: Bits): Bits => a.map((is, i) => is && !b[i]!);
-
 /** One way in which packets come to a host, and what of them must get through. */
 interface Expectation {
   readonly name: string;
   readonly chain: Chain;
   readonly arrival: Arrival;
-  readonly surely: Bits;
+  readonly surely: Cells;
   /** Defaults to `surely`. */
-  readonly perhaps?: Bits;
+  readonly perhaps?: Cells;
   /** The packets that can come so; by default all. */
-  readonly only?: Bits;
+  readonly only?: Cells;
 }
 
 /** Every way that makes a difference to our rules. */
-function arrivals({ settings }: Twins, family: Family, sets: Sets): Expectation[] {
-  const { all, trusted } = sets;
-  const none = less(all, all);
-  const never = or(sets.spoofed, sets.misleading);
-  const ssh = and(sets.admitted, sets.sshPorts);
-  const icmp = and(sets.admitted, sets.icmp);
-  const services = less(sets.admitted, or(ssh, icmp));
+function arrivals(
+  { settings }: Twins,
+  family: Family,
+  cells: (name: keyof ReturnType<typeof regionsOf>) => Cells,
+): Expectation[] {
+  const [all, trusted, link] = [cells("all"), cells("trusted"), cells("link")];
+  const none: Cells = 0n;
+  const never = cells("spoofed") | cells("misleading");
+  const ssh = cells("admitted") & cells("sshPorts");
+  const icmp = cells("admitted") & cells("icmp");
+  const services = cells("admitted") & ~(ssh | icmp);
 
   // An interface "" is one that no rule names; a pattern stands for one of its names.
   const outside = settings.externalInterface?.replace("+", "0") ?? "";
@@ -205,33 +253,33 @@ function arrivals({ settings }: Twins, family: Family, sets: Sets): Expectation[
 
   const packet: Arrival = { in: outside, state: "NEW", local: true, to: asked[0] ?? elsewhere };
   // To the host. Whatever else is configured, SSH comes first; then what is spoofed is dropped.
-  const input = (name: string, more: Partial<Arrival>, admitted: Bits, also = none): Expectation => ({
+  const input = (name: string, more: Partial<Arrival>, admitted: Cells, also = none): Expectation => ({
     name,
     chain: "MAILFW-IN",
     arrival: { ...packet, ...more },
-    surely: or(ssh, less(or(icmp, sets.link, admitted), never)),
-    perhaps: or(ssh, less(or(icmp, sets.link, sets.linkPerhaps, also, admitted), never)),
+    surely: ssh | ((icmp | link | admitted) & ~never),
+    perhaps: ssh | ((icmp | link | cells("linkPerhaps") | also | admitted) & ~never),
   });
   // To the host by a redirect, from whatever port and address the client asked for: to a port that nobody names here.
-  const redirected = (name: string, more: Partial<Arrival>, admitted: Bits): Expectation => ({
+  const redirected = (name: string, more: Partial<Arrival>, admitted: Cells): Expectation => ({
     name,
     chain: "MAILFW-IN",
     arrival: { ...packet, published: true, now: { address: elsewhere, ports: [1] }, ...more },
-    surely: less(admitted, never),
-    only: sets.ported,
+    surely: admitted & ~never,
+    only: cells("ported"),
   });
   // To containers.
-  const forward = (name: string, more: Partial<Arrival>, admitted: Bits): Expectation => ({
+  const forward = (name: string, more: Partial<Arrival>, admitted: Cells): Expectation => ({
     name,
     chain: "MAILFW-FWD",
     arrival: { ...packet, out: "", local: false, ...more },
-    surely: or(ssh, admitted),
+    surely: ssh | admitted,
   });
   return [
     ...asked.flatMap((to) => [
-      input("new connections", { to }, or(fromOutside, less(services, forged))),
-      redirected("new connections to redirected ports", { to }, or(fromOutside, less(services, forged))),
-      forward("new connections to published ports", { to, published: true }, or(fromOutside, services)),
+      input("new connections", { to }, fromOutside | (services & ~forged)),
+      redirected("new connections to redirected ports", { to }, fromOutside | (services & ~forged)),
+      forward("new connections to published ports", { to, published: true }, fromOutside | services),
     ]),
     ...(addresses
       ? [
@@ -250,7 +298,7 @@ function arrivals({ settings }: Twins, family: Family, sets: Sets): Expectation[
       forward(
         `new connections straight to ${bridge}`,
         { out: bridge },
-        addresses ? fromOutside : or(fromOutside, services),
+        addresses ? fromOutside : fromOutside | services,
       ),
       ...(named
         ? [forward(`new connections through other interfaces straight to ${bridge}`, { in: "", out: bridge }, trusted)]
@@ -275,7 +323,7 @@ function arrivals({ settings }: Twins, family: Family, sets: Sets): Expectation[
     input("INVALID packets", { state: "INVALID" }, fromOutside),
     input("untracked packets", { state: "UNTRACKED" }, fromOutside),
     input("multicast", { local: false }, fromOutside),
-    input("broadcast", { local: false, to: broadcast }, fromOutside, sets.byBroadcast),
+    input("broadcast", { local: false, to: broadcast }, fromOutside, cells("byBroadcast")),
     { name: "loopback", chain: "MAILFW-IN", arrival: { ...packet, in: "lo" }, surely: all },
     { name: "what was judged before", chain: "MAILFW-ACCEPT", arrival: packet, surely: all },
     // Of what goes out, only sshd's answers are ours to decide; the rest comes back from our chain.

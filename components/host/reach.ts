@@ -105,13 +105,16 @@ function reached(chains: Chains | undefined, first: string): Map<string, readonl
  * What becomes of packets in a chain of a table. The cell of packets that the answer is asked for must lie on one side of each of the
  * {@link boundariesOf} that chain. A table that there is not, or a hook without rules, has nothing against anybody.
  *
+ * @returns the same function for all arrivals of which the rules ask the same, and equal fates as the same object.
  * @throws an Error where the chain leads back to itself.
  */
 export function judge(ruleset: Ruleset, table: Table, chain: string, arrival: Arrival): (cell: Region) => Fate {
   const column = columns(ruleset, [table, chain], arrival);
+  const before = judges.get(column);
+  if (before) return before;
   let last: Column | undefined;
   let at = 0;
-  return ({ protocols, ports, addresses }) => {
+  const fate = ({ protocols, ports, addresses }: Region) => {
     const here = column(protocols[0], ports[0]);
     if (here !== last) at = 0;
     last = here;
@@ -121,7 +124,10 @@ export function judge(ruleset: Ruleset, table: Table, chain: string, arrival: Ar
     while (at + 1 < here.length && begins(at + 1)) at++;
     return here[at]!.fate;
   };
+  judges.set(column, fate);
+  return fate;
 }
+const judges = new WeakMap<Columns, (cell: Region) => Fate>();
 
 /** What becomes of packets of one protocol to one port, by where they come from: each piece reaches to where the next begins. */
 type Column = readonly { readonly from: bigint; readonly fate: Fate }[];
@@ -140,19 +146,67 @@ interface Decided {
   readonly pieces: [number, number][];
 }
 
-/**
- * What packets of an arrival meet in a place. For each protocol and port, the rules that are about it are asked once, along all addresses
- * together: a piece of the addresses is left alone once a rule has decided about it, and a chain is asked once, however many rules call
- * it. Ports about which the same rules are have the same column.
- */
-function columns({ family, tables }: Ruleset, [table, hook]: Place, arrival: Arrival): Columns {
-  const chains = tables.get(table);
+/** What the places of a ruleset do, by what remains to be asked of the packets there. */
+const known = new WeakMap<Ruleset, Map<string, Columns>>();
+
+/** What packets of an arrival meet in a place. */
+function columns(ruleset: Ruleset, [table, hook]: Place, arrival: Arrival): Columns {
+  const chains = ruleset.tables.get(table);
   const rules = reached(chains, hook);
-  if (!chains || !rules) return () => nobody;
+  if (!chains || !rules) return nowhere;
+  const decided = new Map<string, readonly Decided[]>();
+  const called = new Set([hook]);
+  for (const [name, those] of [...rules].reverse()) {
+    if (!called.has(name)) continue;
+    const here: Decided[] = [];
+    for (const rule of those) {
+      const one = decide(rule, arrival, ruleset.family);
+      if (one) here.push(one);
+      if (one && isLast(one, table, chains)) break;
+    }
+    for (const { rule } of here) if (rule.target !== undefined) called.add(rule.target);
+    decided.set(name, here);
+  }
+  const key = JSON.stringify([table, hook, ...[...decided].map(([name, those]) => [name, those.map(remains)])]);
+  const before = known.get(ruleset) ?? new Map<string, Columns>();
+  known.set(ruleset, before);
+  const found = before.get(key) ?? columnsOf(ruleset.family, chains, table, hook, new Map([...decided].reverse()));
+  before.set(key, found);
+  return found;
+}
+
+/** All that makes a difference to a packet, once its arrival is known. */
+function remains({ rule, ports, addresses, conditions }: Decided): unknown[] {
+  const { protocols, target, final, untracks } = rule;
+  return [target, final, untracks, protocols?.text, addresses?.text, ports.map(({ text }) => text), conditions];
+}
+
+/** Whether no packet gets further in its chain. */
+function isLast({ rule, ports, addresses, conditions }: Decided, table: Table, chains: Chains): boolean {
+  const { target, final, untracks, protocols } = rule;
+  if (target === undefined || protocols || addresses || ports.length > 0 || conditions.length > 0) return false;
+  if (chains.has(target)) return final;
+  const own = effect(target, untracks, table);
+  return own !== nothing && own !== unknown && !untracks;
+}
+
+/**
+ * For each protocol and port, the rules that are about it are asked once, along all addresses together: a piece of the addresses is left
+ * alone once a rule has decided about it, and a chain is asked once, however many rules call it. Ports about which the same rules are
+ * have the same column.
+ *
+ * @param decided the rules of each chain, those that are called before those that call them.
+ */
+function columnsOf(
+  family: Family,
+  chains: Chains,
+  table: Table,
+  hook: string,
+  rules: ReadonlyMap<string, readonly Decided[]>,
+): Columns {
   const words = new Conditions();
-  const decided = [...rules].map(
-    ([name, those]) => [name, those.flatMap((rule) => decide(rule, arrival, family) ?? []).map(prepare)] as const,
-  );
+  const fates = new Map<number, Fate>();
+  const decided = [...rules].map(([name, those]) => [name, those.map(prepare)] as const);
   const all = decided.flatMap(([, those]) => those);
   const cuts = number(all, family);
   const numbers = new Map(all.map((one, i) => [one, i]));
@@ -175,7 +229,7 @@ function columns({ family, tables }: Ruleset, [table, hook]: Place, arrival: Arr
   function prepare(one: Decided): Prepared {
     const { rule, ports, conditions, pieces } = one;
     const { target, final, untracks } = rule;
-    const called = target !== undefined && chains!.has(target) ? target : undefined;
+    const called = target !== undefined && chains.has(target) ? target : undefined;
     const own = target === undefined ? nothing : called === undefined ? effect(target, untracks, table) : undefined;
     const extra = words.of(own === unknown ? [...conditions, `-j ${target}`] : conditions);
     const returns = called === undefined ? untracks || own === unknown : !final;
@@ -216,11 +270,15 @@ function columns({ family, tables }: Ruleset, [table, hook]: Place, arrival: Arr
       if (used[i] === 1 && i < cuts.length) froms.push(cuts[i]!);
     }
     const codes = new Map<string, Float64Array>();
-    for (const [name, those] of relevant) codes.set(name, through(chains!.get(name)!.policy, those, codes, local));
+    for (const [name, those] of relevant) codes.set(name, through(chains.get(name)!.policy, those, codes, local));
     const column: { from: bigint; fate: Fate }[] = [];
     let last: number | undefined;
     codes.get(hook)!.forEach((code, i) => {
-      if (code !== last) column.push({ from: froms[i]!, fate: decode(code, words) });
+      if (code !== last) {
+        const fate = fates.get(code) ?? decode(code, words);
+        fates.set(code, fate);
+        column.push({ from: froms[i]!, fate });
+      }
       last = code;
     });
     return column;
@@ -340,6 +398,8 @@ const nobody: Column = [
     },
   },
 ];
+
+const nowhere: Columns = () => nobody;
 
 /** Sets of conditions, numbered; 0 is the empty one. Of more than {@link most}, nobody asks which they are. */
 class Conditions {

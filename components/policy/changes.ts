@@ -133,7 +133,7 @@ function part(network: Cidr, others: Sources): { network: Cidr; pieces?: string[
 const meeting = (network: Cidr, others: Sources) =>
   others.filter((other) => contains(network, other) || contains(other, network));
 
-const texts = (set: readonly Region[]) => set.flatMap(({ family, addresses }) => networks(family, addresses));
+const texts = (set: readonly Region[]) => set.flatMap(({ family, addresses }) => [...networks(family, addresses)]);
 
 /** Addresses only: both sides of a comparison are about one port. */
 function regions(sources: Sources): Region[] {

@@ -215,24 +215,25 @@ function equal(a: Region, b: Region): boolean {
   return holds(a, b) && holds(b, a);
 }
 
-/** The networks that make up a span of addresses, the fewest there are. */
-export function networks(family: Family, [first, last]: Span<bigint>): string[] {
-  const found: string[] = [];
+/** The networks that make up a span of addresses, the fewest there are, in order. */
+export function* networks(family: Family, [first, last]: Span<bigint>): Generator<string> {
   const width = family === 4 ? 32 : 128;
   for (let at = first; at <= last;) {
-    let host = 0;
-    while (host < width && (at >> BigInt(host)) % 2n === 0n && at + (1n << BigInt(host + 1)) - 1n <= last) host++;
-    found.push(`${print(family, at)}/${width - host}`);
-    at += 1n << BigInt(host);
+    let size = at === 0n ? 1n << BigInt(width) : at & -at;
+    while (at + size - 1n > last) size >>= 1n;
+    yield `${print(family, at)}/${width + 1 - size.toString(2).length}`;
+    at += size;
   }
-  return found;
 }
 
 /** A span of addresses as a person reads it: its networks, or, where these would be many, its ends. */
 function span(family: Family, addresses: Span<bigint>): string[] {
   if (addresses[0] === 0n && addresses[1] === allAddresses[family][1]) return [`everyone over IPv${family}`];
-  const found = networks(family, addresses);
-  return found.length <= 4 ? found : [addresses.map((address) => print(family, address)).join(" to ")];
+  const found: string[] = [];
+  for (const network of networks(family, addresses)) {
+    if (found.push(network) > 4) return [addresses.map((address) => print(family, address)).join(" to ")];
+  }
+  return found;
 }
 
 /** A network as the addresses of a region. */

@@ -167,19 +167,22 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
     return steps;
   };
 
-  test("apply, killed at every step: back to the old rules within the window, and the next apply succeeds", async () => {
-    const steps = await stepsOf(`apply --rollback ${seconds}`, newer);
-    await settled(hosts[0]!);
-    await forEachMoment(hosts, upTo(steps, sample), async (host, at) => {
-      expect(await killed(host, at, `apply --rollback ${seconds}`, newer)).toMatchObject({ code: 137 });
-      expectWhole(await live(host), older, newer);
-      await settled(host);
-      expect(await live(host)).toBe(older);
-      await expectSsh(host);
-      await deploy(host, newer);
-      await deploy(host, older);
-    });
-  });
+  alike(
+    "apply, killed at every step: back to the old rules within the window, and the next apply succeeds",
+    async () => {
+      const steps = await stepsOf(`apply --rollback ${seconds}`, newer);
+      await settled(hosts[0]!);
+      await forEachMoment(hosts, upTo(steps, sample), async (host, at) => {
+        expect(await killed(host, at, `apply --rollback ${seconds}`, newer)).toMatchObject({ code: 137 });
+        expectWhole(await live(host), older, newer);
+        await settled(host);
+        expect(await live(host)).toBe(older);
+        await expectSsh(host);
+        await deploy(host, newer);
+        await deploy(host, older);
+      });
+    },
+  );
 
   alike(
     "apply over a version whose rules stood in filter alone, killed at every step: back to exactly that, and the next one moves all",

@@ -47,6 +47,9 @@ export const sampledTest: Pick<jest.It, "each"> & ((name: string, run: jest.Prov
   ? test
   : test.skip;
 
+/** Of cases that are much alike, `make test` takes the first ones. */
+export const sampled = <T>(count: number, cases: readonly T[]): T[] => cases.slice(0, everyCase ? undefined : count);
+
 /** A test with either backend of iptables, of what is much alike in both: `make test` takes iptables-nft alone. */
 export const alikeTest = (backend: "nft" | "legacy"): typeof sampledTest => (backend === "legacy" ? sampledTest : test);
 

@@ -8,7 +8,7 @@ import { expectedRulesets, failed, live, policy, sampledTest, succeeded } from "
 jest.setTimeout(120_000);
 
 describe("parts of a stack", () => {
-  let ec2: Ec2, host: MailHost, other: MailHost;
+  let ec2: Ec2, host: MailHost, other: MailHost, wrong: Stack | undefined;
   const stacks: Stack[] = [];
 
   beforeAll(async () => {
@@ -17,6 +17,7 @@ describe("parts of a stack", () => {
   afterAll(async () => {
     await Promise.all([ec2?.close(), host?.close(), other?.close()]);
     for (const stack of stacks) stack.remove();
+    wrong?.remove();
   });
 
   async function started(config: Config): Promise<Stack> {
@@ -115,20 +116,17 @@ describe("parts of a stack", () => {
       ["Stack 'test' with configuration key 'services' must be of type 'object'"],
     ],
   ])("wrong config, %s: an error without a stack trace, and nothing is touched", async (_, fault, expected) => {
-    const stack = await startStack({ env: { ...ec2.env, SSH_AUTH_SOCK: "/nonexistent" } });
-    stacks.push(stack);
-    stack.configure({
+    wrong ??= await startStack({ env: { ...ec2.env, SSH_AUTH_SOCK: "/nonexistent" } });
+    wrong.configure({
       ...{ ...policy, "aws:region": "eu-central-1", aws: { vpcId: "vpc-0abc" } },
       hosts: { mx1: { host: host.address4, hostKey: host.hostKey } },
       ...fault,
     });
     const connections = host.connections();
     const calls = ec2.calls().length;
-    for (const run of [await stack.preview(), await stack.up()]) {
-      const output = failed(run);
-      for (const line of expected) expect(output).toContain(line);
-      expect(output).not.toMatch(/^\s+at .*:\d+:\d+/m);
-    }
+    const output = failed(await wrong.up());
+    for (const line of expected) expect(output).toContain(line);
+    expect(output).not.toMatch(/^\s+at .*:\d+:\d+/m);
     expect(host.connections()).toBe(connections);
     expect(ec2.calls().length).toBe(calls);
   });
@@ -145,17 +143,20 @@ describe("parts of a stack", () => {
     expect(host.connections()).toBe(connections);
   });
 
-  test("another host key than the declared one: refused, nothing is changed; with the right one it goes on", async () => {
-    const stack = await started({ ...policy, hosts: { mx1: { host: host.address4, hostKey: other.hostKey } } });
-    const before = [await host.save(4), await host.save(6)];
-    const output = failed(await stack.up("--skip-preview"));
-    expect(output).toMatch(/host key mismatch/);
-    expect([await host.save(4), await host.save(6)]).toEqual(before);
-    stack.configure({ ...policy, hosts: { mx1: { host: host.address4, hostKey: host.hostKey } } });
-    succeeded(await stack.up("--skip-preview"));
-    expect(await live(host)).toBe(expectedRulesets("mail-firewall/test/mail-mx1"));
-    succeeded(await stack.destroy());
-  });
+  sampledTest(
+    "another host key than the declared one: refused, nothing is changed; with the right one it goes on",
+    async () => {
+      const stack = await started({ ...policy, hosts: { mx1: { host: host.address4, hostKey: other.hostKey } } });
+      const before = [await host.save(4), await host.save(6)];
+      const output = failed(await stack.up("--skip-preview"));
+      expect(output).toMatch(/host key mismatch/);
+      expect([await host.save(4), await host.save(6)]).toEqual(before);
+      stack.configure({ ...policy, hosts: { mx1: { host: host.address4, hostKey: host.hostKey } } });
+      succeeded(await stack.up("--skip-preview"));
+      expect(await live(host)).toBe(expectedRulesets("mail-firewall/test/mail-mx1"));
+      succeeded(await stack.destroy());
+    },
+  );
 
   test("a machine that was reinstalled under its address gets everything again by --replace", async () => {
     const stack = await started({ ...policy, hosts: { mx1: { host: host.address4, hostKey: host.hostKey } } });

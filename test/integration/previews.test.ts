@@ -201,7 +201,6 @@ describe("of a stack that is deployed", () => {
     await stack.import(edited);
     stack.configure(config);
     await previews("after an update that failed", "");
-    succeeded(await stack.preview("--expect-no-changes"));
     await stack.import(state);
   });
 

@@ -6,7 +6,7 @@ import { exposureOf } from "../sandbox/expect";
 import { operatorKey, startMailHost, type MailHost } from "../sandbox/host";
 import { startClient, startFlows, type Client } from "../sandbox/probe";
 import { startStack, type Config, type Stack } from "../sandbox/stack";
-import { succeeded } from "./example";
+import { sampledTest, succeeded } from "./example";
 
 jest.setTimeout(180_000);
 
@@ -165,7 +165,7 @@ test("networks are swapped, a service closed and another opened: all is opened b
   for (const source of leaving) expect((await exposureOf(host, client, source)).shut).toContain("tcp/143");
 });
 
-test("a description is changed in place: the rules stay", async () => {
+sampledTest("a description is changed in place: the rules stay", async () => {
   const { wireguard } = common.ports;
   const { from, to, requests } = await update({ ...after, ports: { tunnel: wireguard } });
   expect(requests.map(({ call }) => call)).toEqual(Array(4).fill("ModifySecurityGroupRules"));

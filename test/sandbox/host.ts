@@ -1,11 +1,13 @@
 // Throw-away mail hosts on the sandbox's bridge. Runs inside enter.sh.
 import { execFileSync, spawn, type ChildProcessWithoutNullStreams } from "node:child_process";
 import { createHash } from "node:crypto";
-import { appendFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync } from "node:fs";
+import { appendFileSync, cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync } from "node:fs";
 import type { Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
+
+import { madeOnce } from "./madeOnce";
 
 /** A throw-away mail host: its own network, mount, UTS and pid namespaces, a real sshd, real iptables, IPv4 and IPv6. */
 export interface MailHost {
@@ -55,7 +57,7 @@ export const defaultListen = {
   udp: [51820, 5353],
 };
 
-/** What the operator logs in with, as root and as admin on every host that this process starts. */
+/** What the operator logs in with, as root and as admin on every host: one key for all processes of a sandbox. */
 export const operatorKey = makeKey();
 
 interface OperatorKey {
@@ -72,10 +74,12 @@ function makeKey(): OperatorKey {
   if (!readFileSync("/proc/net/if_inet6", "utf8").includes("20010db8011300000000000000000001")) {
     throw new Error("no sandbox here: run this through test/sandbox/enter.sh");
   }
+  const common = madeOnce("operator", (folder) => {
+    execFileSync("ssh-keygen", ["-q", "-t", "ed25519", "-N", "", "-C", "operator", "-f", join(folder, "id_ed25519")]);
+  });
   const home = mkdtempSync(join(tmpdir(), "operator-"));
-  mkdirSync(join(home, ".ssh"), { mode: 0o700 });
+  cpSync(common, join(home, ".ssh"), { recursive: true });
   const file = join(home, ".ssh", "id_ed25519");
-  execFileSync("ssh-keygen", ["-q", "-t", "ed25519", "-N", "", "-C", "operator", "-f", file]);
   return { privateKey: readFileSync(file, "utf8"), publicKey: readFileSync(`${file}.pub`, "utf8").trim(), file, home };
 }
 

@@ -1,10 +1,23 @@
 // A stack of this project, run by the real engine against a state of its own.
-import { spawn } from "node:child_process";
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { execFileSync, spawn } from "node:child_process";
+import { createHash } from "node:crypto";
+import {
+  copyFileSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 
 import { parse, stringify } from "yaml";
+
+import { madeOnce } from "./madeOnce";
 
 /** What a Pulumi command printed, and how it ended. */
 export interface Run {
@@ -90,8 +103,26 @@ const status = ["Makefile", "tools", "dist"];
 
 const root = join(__dirname, __filename.endsWith(".ts") ? "../.." : "../../../..");
 
+/** What Pulumi writes for a new stack, by one run for all of them: to derive the key for its secrets takes a second. */
+function newStack(project: string, name: string, privateKey: string | undefined): { state: string; settings: string } {
+  const of = createHash("sha256").update([project, name, privateKey].join("\0")).digest("hex");
+  const folder = madeOnce(`new-stack-${of.slice(0, 16)}`, (folder) => {
+    mkdirSync(join(folder, "state"));
+    writeFileSync(join(folder, "Pulumi.yaml"), stringify({ name: project, runtime: "nodejs" }));
+    const env = { ...process.env, PULUMI_BACKEND_URL: `file://${join(folder, "state")}`, PULUMI_CONFIG_PASSPHRASE };
+    const pulumi = (args: string[], input = "") =>
+      execFileSync("pulumi", ["--non-interactive", ...args], { cwd: folder, env, input, stdio: "pipe" });
+    pulumi(["stack", "init", name]);
+    if (privateKey === undefined) return;
+    pulumi(["config", "set", "--stack", name, "--secret", `${project}:sshPrivateKey`], privateKey);
+  });
+  return { state: join(folder, "state"), settings: join(folder, `Pulumi.${name}.yaml`) };
+}
+
+const PULUMI_CONFIG_PASSPHRASE = "sandbox";
+
 /** Starts a stack that has never been deployed. */
-export async function startStack({
+export function startStack({
   privateKey,
   uninitialized,
   env = {},
@@ -113,10 +144,11 @@ export async function startStack({
   const environment = {
     ...process.env,
     PULUMI_BACKEND_URL: `file://${state}`,
-    PULUMI_CONFIG_PASSPHRASE: "sandbox",
+    PULUMI_CONFIG_PASSPHRASE,
     PULUMI_STACK: name,
     PULUMI_SKIP_UPDATE_CHECK: "true",
     PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION: "true",
+    GOGC: "400", // of a process that is over in seconds, a third of the time would go into collecting garbage
     SSH_AUTH_SOCK: undefined,
     ...env,
   };
@@ -149,12 +181,15 @@ export async function startStack({
   };
 
   const secrets: Config = {}; // as they are in the file, encrypted
-  if (!uninitialized) await mustRun(["stack", "init", name]);
-  if (privateKey !== undefined) {
-    await mustRun(["config", "set", "--secret", `${namespace}:sshPrivateKey`], privateKey);
+  if (uninitialized) {
+    if (privateKey !== undefined) throw new Error("there is no stack yet whose secret the key could be");
+  } else {
+    const { state: empty, settings } = newStack(namespace, name, privateKey);
+    cpSync(empty, state, { recursive: true });
+    copyFileSync(settings, file);
   }
 
-  return {
+  return Promise.resolve({
     state,
     pulumi: (...args) => run(args),
     configure: (config) => {
@@ -178,5 +213,5 @@ export async function startStack({
     start: (...args) => start("pulumi", pulumi(args)),
     import: async (state) => void (await mustRun(["stack", "import"], JSON.stringify(state))),
     remove: () => rmSync(folder, { recursive: true, force: true }),
-  };
+  });
 }

@@ -11,6 +11,7 @@ import { hostOnly } from "../../components/host/residue";
 import { rulesets } from "../../components/host/ruleset";
 import { Faults } from "../../components/policy/faults";
 import { readPolicy, rules, type PolicyArgs } from "../../components/policy/policy";
+import { withoutStacks } from "./withoutStacks";
 
 const hostKey = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHyrmZFHMFmhYYIcPPRxUWkWDKZUzpP2PYRkVfTzWlrk";
 const privateKey = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAAA\n-----END OPENSSH PRIVATE KEY-----\n";
@@ -86,8 +87,11 @@ async function run<T>(
     return Promise.resolve();
   });
   try {
-    const result = program();
-    await pulumi.runtime.disconnect();
+    const result = await withoutStacks(async () => {
+      const made = program();
+      await pulumi.runtime.disconnect();
+      return made;
+    });
     const monitor = pulumi.runtime.getMonitor() as unknown as MockMonitor;
     const urns = [...monitor.getRegisteredResources().values()].map(({ urn }) => urn);
     const resources = seen.map(({ type, name, inputs, provider = "" }): Seen => {

@@ -3,6 +3,7 @@ import * as pulumi from "@pulumi/pulumi";
 import fc from "fast-check";
 
 import { HostFirewall, type HostFirewallArgs } from "../../components";
+import { withoutStacks } from "./withoutStacks";
 
 const hostKey = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHyrmZFHMFmhYYIcPPRxUWkWDKZUzpP2PYRkVfTzWlrk";
 const plain: HostFirewallArgs = {
@@ -39,16 +40,18 @@ async function commandsOf(
     project,
     stack,
   );
-  try {
-    new HostFirewall(name, args as HostFirewallArgs);
-  } catch (error) {
-    if (name !== "") expect(error).toBeInstanceOf(pulumi.RunError); // Pulumi itself refuses a resource without a name
+  return withoutStacks(async () => {
+    try {
+      new HostFirewall(name, args as HostFirewallArgs);
+    } catch (error) {
+      if (name !== "") expect(error).toBeInstanceOf(pulumi.RunError); // Pulumi itself refuses a resource without a name
+      await pulumi.runtime.disconnect();
+      expect(found).toEqual([]);
+      return undefined;
+    }
     await pulumi.runtime.disconnect();
-    expect(found).toEqual([]);
-    return undefined;
-  }
-  await pulumi.runtime.disconnect();
-  return found;
+    return found;
+  });
 }
 
 const id = "[\\w.:/@+=-]{1,256}";
