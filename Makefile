@@ -21,7 +21,7 @@ test: setup lint ## all tests: formatting, lint, types, unit, integration
 
 test-all: setup lint ## all tests, each with all of its cases, and those on real hosts; prints a summary
 	@tools/setup.sh real
-	@tools/docker.sh
+	@tools/containers.sh
 	@tools/setup.sh consumer
 	@$(in_sandbox) env MAILFW_ALL=1 npx jest --reporters default --reporters ./test/summary.cjs
 
@@ -32,9 +32,9 @@ test-integration: setup ## the tests against the real engine, sshd, kernel and t
 	@tools/setup.sh consumer
 	@$(in_sandbox) npx jest --selectProjects integration $(if $(NAME),--testPathPattern '$(NAME)')
 
-test-real: setup ## the tests on Debians that boot (systemd, ufw, fail2ban, Postfix, Dovecot), and with Docker; NAME=… picks by file name
+test-real: setup ## the tests on Debians that boot (systemd, ufw, fail2ban, Postfix, Dovecot), and with Docker and Podman; NAME=… picks by file name
 	@tools/setup.sh real
-	@tools/docker.sh
+	@tools/containers.sh
 	@$(in_sandbox) npx jest --selectProjects real $(if $(NAME),--testPathPattern '$(NAME)')
 
 mutation: setup ## change one expression of the policy or a renderer at a time, and count what the unit tests find

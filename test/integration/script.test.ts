@@ -490,6 +490,28 @@ describe.each(["nft", "legacy"] as const)("with iptables-%s", (backend) => {
       );
     });
 
+    alike("20,000 rules of others and as many of ours that nobody deployed: said soon, and in few words", async () => {
+      await deploy(example);
+      const bans = (chain: string) =>
+        Array.from({ length: 20_000 }, (_, i) => `-A ${chain} -s 10.1.${i >> 8}.${i & 255}/32 -j DROP\n`).join("");
+      const text = `*mangle\n${bans("MAILFW-IN")}COMMIT\n*filter\n${bans("INPUT")}COMMIT\n`;
+      expect(await host.run("iptables-restore --noflush", text)).toMatchObject({ code: 0 });
+      const started = Date.now();
+      const { differences, notices: told } = await kinds();
+      expect(Date.now() - started).toBeLessThan(15_000);
+      const texts = (list: typeof told, kind: string) =>
+        list.filter((one) => one.kind === kind).map(({ text }) => text);
+      const some = ["10.1.0.0/32", "10.1.0.1/32"];
+      for (const found of [texts(differences, "rules"), texts(told, "shadowed")]) {
+        expect(found).toHaveLength(21);
+        expect(found.slice(0, 2)).toEqual(some.map((one) => expect.stringContaining(`-s ${one} -j DROP`) as string));
+        expect(found[20]).toBe("and 19980 more");
+      }
+      const { stderr } = await apply(example);
+      expect(stderr.split("\n").length).toBeLessThan(25);
+      expect(await live(host)).toBe(example);
+    });
+
     test.each<[string, string, string[]]>([
       ["a rule deleted", "iptables -t mangle -D MAILFW-DROP -j DROP", ["rules: IPv4: missing: -A MAILFW-DROP -j DROP"]],
       [

@@ -27,7 +27,26 @@ export interface DockerHostOptions extends MailHostOptions {
   running?: boolean;
 }
 
-const containerAgent = "/usr/local/lib/agent.py";
+/** What tools/containers.sh has fetched of an engine: a folder to be laid over /usr. */
+export function engine(name: "docker" | "podman"): string {
+  const usr = join(process.env.XDG_CACHE_HOME ?? join(homedir(), ".cache"), "mail-firewall", name, "usr");
+  if (!existsSync(usr)) throw new Error(`no ${name} here: run tools/containers.sh`);
+  return usr;
+}
+
+export const containerAgent = "/usr/local/lib/agent.py";
+
+/** What runs in a container to probe others, and what it is asked: from whichever address it has. */
+export const asker = `python3 ${containerAgent} probe 700`;
+export const questions = (probes: readonly Omit<Probe, "source">[]): string =>
+  JSON.stringify(probes.map((probe) => ({ source: probe.target.includes(":") ? "::" : "0.0.0.0", ...probe })));
+
+/** All that a container has is the host's /usr. */
+export const makeRoot = (folder: string): string => `
+mkdir ${folder}
+cd ${folder}
+mkdir usr tmp
+for name in bin lib lib64 sbin; do ln -s "usr/$name" "$name"; done`;
 
 // Containers are to be in a cgroup that can be found and removed. Version 2 is there on every machine, with or without
 // controllers; the storage driver needs nothing of the file system. Docker's own clients see nothing of the test's environment.
@@ -44,21 +63,11 @@ docker ps -q | xargs -r docker kill >/dev/null
 kill "$(cat /run/docker.pid)"
 while [ -e /run/docker.pid ]; do sleep 0.1; done`;
 
-// All that a container has is the host's /usr.
-const makeImage = `
-mkdir /run/image
-cd /run/image
-mkdir usr tmp
-for name in bin lib lib64 sbin; do ln -s "usr/$name" "$name"; done
-tar -c . | docker import - mail`;
+const makeImage = `${makeRoot("/run/image")}\ntar -c . | docker import - mail`;
 
 export async function startDockerHost(options: DockerHostOptions = {}): Promise<DockerHost> {
-  const usr =
-    process.env.MAILFW_DOCKER ??
-    join(process.env.XDG_CACHE_HOME ?? join(homedir(), ".cache"), "mail-firewall/docker/usr");
-  if (!existsSync(usr)) throw new Error("no Docker here: run tools/docker.sh");
   const cgroup = `mail-firewall-${randomUUID()}`;
-  const host = await startMailHost({ ...options, usr });
+  const host = await startMailHost({ ...options, usr: engine("docker") });
 
   const must = async (command: string, stdin?: string): Promise<string> => {
     const { code, stdout, stderr } = await host.run(command, stdin);
@@ -113,10 +122,7 @@ export async function startDockerHost(options: DockerHostOptions = {}): Promise<
       await must(`docker run -d --name ${name} -v /usr:/usr:ro ${runOptions} mail ${command}`);
       await answers(name);
     },
-    probeFrom: async (container, probes) => {
-      const question = probes.map((probe) => ({ source: probe.target.includes(":") ? "::" : "0.0.0.0", ...probe }));
-      const command = `docker exec -i ${container} python3 ${containerAgent} probe 700`;
-      return JSON.parse(await must(command, JSON.stringify(question))) as Verdict[];
-    },
+    probeFrom: async (container, probes) =>
+      JSON.parse(await must(`docker exec -i ${container} ${asker}`, questions(probes))) as Verdict[],
   };
 }

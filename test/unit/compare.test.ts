@@ -189,6 +189,18 @@ test("5,000 bans are no matter of minutes", () => {
   expect(surely).toHaveLength(5001); // what lies between them
 }, 30_000);
 
+test("chains that each call the next one twice, which is 2^40 ways to the last", () => {
+  const chain = Array.from({ length: 40 }, (_, i) => `C${i}`);
+  const calls = chain.slice(1).flatMap((next, i) => [`-A ${chain[i]} -p tcp -j ${next}`, `-A ${chain[i]} -j ${next}`]);
+  const text = [
+    ...["*filter", ":INPUT DROP [0:0]", ...chain.map((name) => `:${name} - [0:0]`), "-A INPUT -j C0", ...calls],
+    ...["-A C39 -p tcp -m tcp --dport 25 -j ACCEPT", "COMMIT", ""],
+  ].join("\n");
+  const { surely, perhaps } = reach(parseRuleset(text, 4), newConnection);
+  expect(lines(surely)).toEqual(["tcp/25 from everyone over IPv4"]);
+  expect(perhaps).toEqual(surely);
+});
+
 describe("any chains", () => {
   const chains = ["INPUT", "A", "B", "C"];
   /** A rule of the i-th chain: it may call the later ones. */
