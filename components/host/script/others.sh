@@ -59,15 +59,22 @@ live_tables() {
 # stop_firewalld: ended without a chance to clean up, which would empty every chain of iptables, those of Docker and ours among them.
 # What it leaves is a table of its own. Masked, because whoever asks for it over D-Bus starts it again.
 stop_firewalld() {
-  local table
+  local table tries=0
   if ! nft list table inet firewalld >/dev/null 2>&1; then
     guarded systemctl stop firewalld # its rules are in iptables' own tables
     return
   fi
   systemctl mask --runtime --quiet firewalld 2>/dev/null || :
   systemctl kill --signal=KILL firewalld || return
-  for table in inet ip ip6; do nft delete table "$table" firewalld 2>/dev/null || :; done
-  ! nft list table inet firewalld >/dev/null 2>&1 || return
+  # Since firewalld 2.0 nobody else may touch its tables (flag `owner`): the kernel removes them, or gives them free, soon after its end.
+  while
+    for table in inet ip ip6; do nft delete table "$table" firewalld 2>/dev/null || :; done
+    nft list tables | grep -q ' firewalld$'
+  do
+    [ "$tries" -lt 50 ] || return
+    tries=$((tries + 1))
+    sleep 0.1
+  done
   systemctl reset-failed firewalld 2>/dev/null || :
 }
 

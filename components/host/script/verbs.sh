@@ -32,7 +32,7 @@ launch() {
   read -r token seconds _ <"$1/token"
   keep_before || complain 'nothing was changed' || return
   arm "$token" "$seconds" || complain 'no timer could be started; nothing was changed' || return
-  if make_live "$1" && stop_others && stay_live "$1"; then return; fi
+  if make_live "$1" && stop_others && { [ ! -s "$dir/others" ] || stay_live "$1"; }; then return; fi
   where=$(go_back) || complain "the rules before could not be put back; that is tried again in $seconds s" || return
   complain "$where"
 }
