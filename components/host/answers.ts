@@ -1,3 +1,5 @@
+import { show } from "../policy/faults";
+
 /** What `mail-firewall apply` says when the rules are live and wait for their confirm: a fingerprint of them, and of the run. */
 export const applied = /^applied [0-9a-f]{12}-[0-9a-f]{8}$/;
 
@@ -16,12 +18,7 @@ export function said(text: string | undefined, forms: readonly RegExp[], where: 
   const line = text.trimEnd().split(/\r?\n/).at(-1)!;
   if (forms.some((form) => form.test(line))) return line;
   return new Error(
-    `HostFirewall "${name}": ${where} did not run the firewall's commands, and nothing is in force there. It answered ${visible(text)}. ` +
+    `HostFirewall "${name}": ${where} did not run the firewall's commands, and nothing is in force there. It answered ${show(text, 200)}. ` +
       `Does authorized_keys or sshd force another command or shell on this key? Mend that, then run pulumi up --replace '**${name}-*'`,
   );
-}
-
-/** Without control characters, and without those that turn the direction of text: it is for a terminal. At most 200 characters. */
-function visible(text: string): string {
-  return JSON.stringify(text.slice(0, 200)).replace(/[\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069]/g, "?");
 }

@@ -30,15 +30,15 @@ export function join(parent: string, key: string): string {
   return parent === "" || parent.endsWith(":") || name.startsWith("[") ? parent + name : `${parent}.${name}`;
 }
 
-/** A value as an error message may carry it: on one line, in printable ASCII, and short. */
-export function show(value: unknown): string {
+/** A value as an error message may carry it: on one line, in printable ASCII, and of at most so many characters. */
+export function show(value: unknown, most = 60): string {
   if (typeof value === "object" && value !== null && !Array.isArray(value) && !isRecord(value)) {
     return `a value of type ${value.constructor.name}`; // an output, a promise, a Map
   }
   const json = JSON.stringify(value) ?? String(value);
   if (json.includes("PRIVATE KEY")) return "(a private key)";
   const text = json.replace(/[^\x20-\x7e]/g, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`);
-  return text.length > 60 ? `${text.slice(0, 57)}...` : text;
+  return text.length > most ? `${text.slice(0, most - 3)}...` : text;
 }
 
 /** `; did you mean "imaps"?` for the nearest name, of equals the one of the same length; otherwise the whole choice. */
