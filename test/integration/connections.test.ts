@@ -62,7 +62,7 @@ async function deploys(stack: Stack, host: MailHost): Promise<void> {
   expect(await live(host)).toBe(expectedRulesets(owner));
 }
 
-async function isDestroyed(stack: Stack, host: MailHost): Promise<void> {
+async function destroys(stack: Stack, host: MailHost): Promise<void> {
   succeeded(await stack.destroy());
   expect(await untouched(host)).toBe(true);
 }
@@ -344,7 +344,7 @@ test("a shell that prints: only the script's own line counts", async () => {
   await host.run("echo 'echo hello; echo hello >&2' >~/.bashrc");
   const stack = await started({ hosts: { mx1: placeOf(host) } });
   await deploys(stack, host);
-  await isDestroyed(stack, host);
+  await destroys(stack, host);
 });
 
 describe("a user who is not root", () => {

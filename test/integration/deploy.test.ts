@@ -188,7 +188,12 @@ describe("a stack with two hosts and a security group", () => {
     }
   });
 
-  test("up again opens no connection and calls nothing that changes AWS", async () => {
+  test("refresh finds what was deployed", async () => {
+    const output = succeeded(await stack.refresh());
+    expect(output).toContain("37 unchanged");
+  });
+
+  test("up again, after a refresh too, opens no connection and calls nothing that changes AWS", async () => {
     const connections = [nft.connections(), legacy.connections()];
     const calls = ec2.calls().length;
     expect(succeeded(await stack.up("--skip-preview", "--expect-no-changes"))).toContain("37 unchanged");
@@ -265,11 +270,6 @@ describe("a stack with two hosts and a security group", () => {
     for (const source of [stranger4, stranger6]) {
       expect((await exposureOf(legacy, stranger, source)).shut).toContain("tcp/993");
     }
-  });
-
-  test("refresh finds what was deployed", async () => {
-    const output = succeeded(await stack.refresh());
-    expect(output).toContain("37 unchanged");
   });
 
   test("replacing either command, as after a reinstallation, leaves the host with its rules and its script", async () => {

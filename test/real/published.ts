@@ -8,9 +8,11 @@ import { probe, type Client, type Probe } from "../sandbox/probe";
 
 /** Somebody's addresses, IPv4 and IPv6. */
 type Source = [string, string];
-export const friend: Source = ["192.0.2.178", "2001:db8:d::150"];
-export const stranger: Source = ["192.0.2.179", "2001:db8:d::151"];
-export const operator: Source = ["203.0.113.150", "2001:db8:113::150"];
+/** Tests that run at the same time have clients of their own. */
+const worker = Number(process.env.JEST_WORKER_ID ?? 1);
+export const friend: Source = [`192.0.2.${220 + 2 * worker}`, `2001:db8:d::${220 + 2 * worker}`];
+export const stranger: Source = [`192.0.2.${221 + 2 * worker}`, `2001:db8:d::${221 + 2 * worker}`];
+export const operator: Source = [`203.0.113.${150 + worker}`, `2001:db8:113::${150 + worker}`];
 
 const friends = [`${friend[0]}/32`, `${friend[1]}/128`];
 const policy: PolicyArgs = {

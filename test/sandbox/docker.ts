@@ -1,8 +1,8 @@
 // Mail hosts with a real Docker. Runs inside enter.sh.
 import { randomUUID } from "node:crypto";
-import { existsSync, readFileSync } from "node:fs";
-import { homedir } from "node:os";
-import { join } from "node:path";
+import { readFileSync } from "node:fs";
+
+import { asker, containerAgent, engine, makeRoot, mustRun, questions, type Must } from "./containers";
 import { agent, execute, once, startMailHost, type MailHost, type MailHostOptions } from "./host";
 import type { Probe, Verdict } from "./probe";
 
@@ -17,7 +17,7 @@ export interface DockerHost extends MailHost {
   /** What a container sees, from whichever address it has. */
   probeFrom(container: string, probes: Omit<Probe, "source">[]): Promise<Verdict[]>;
   /** Runs a command on the host that must succeed, and returns what it printed. */
-  must(command: string, stdin?: string): Promise<string>;
+  must: Must;
 }
 
 export interface DockerHostOptions extends MailHostOptions {
@@ -26,27 +26,6 @@ export interface DockerHostOptions extends MailHostOptions {
   /** `false`: dockerd is installed, but only runs after `restartDocker`. */
   running?: boolean;
 }
-
-/** What tools/containers.sh has fetched of an engine: a folder to be laid over /usr. */
-export function engine(name: "docker" | "podman"): string {
-  const usr = join(process.env.XDG_CACHE_HOME ?? join(homedir(), ".cache"), "mail-firewall", name, "usr");
-  if (!existsSync(usr)) throw new Error(`no ${name} here: run tools/containers.sh`);
-  return usr;
-}
-
-export const containerAgent = "/usr/local/lib/agent.py";
-
-/** What runs in a container to probe others, and what it is asked: from whichever address it has. */
-export const asker = `python3 ${containerAgent} probe 700`;
-export const questions = (probes: readonly Omit<Probe, "source">[]): string =>
-  JSON.stringify(probes.map((probe) => ({ source: probe.target.includes(":") ? "::" : "0.0.0.0", ...probe })));
-
-/** All that a container has is the host's /usr. */
-export const makeRoot = (folder: string): string => `
-mkdir ${folder}
-cd ${folder}
-mkdir usr tmp
-for name in bin lib lib64 sbin; do ln -s "usr/$name" "$name"; done`;
 
 // Containers are to be in a cgroup that can be found and removed. Version 2 is there on every machine, with or without
 // controllers; the storage driver needs nothing of the file system. Docker's own clients see nothing of the test's environment.
@@ -69,11 +48,7 @@ export async function startDockerHost(options: DockerHostOptions = {}): Promise<
   const cgroup = `mail-firewall-${randomUUID()}`;
   const host = await startMailHost({ ...options, usr: engine("docker") });
 
-  const must = async (command: string, stdin?: string): Promise<string> => {
-    const { code, stdout, stderr } = await host.run(command, stdin);
-    if (code !== 0) throw new Error(`${host.name}: ${command}: exit code ${code}\n${stderr}`);
-    return stdout;
-  };
+  const must = mustRun(host);
   const close = once(async () => {
     await host.close();
     // The kernel keeps a cgroup after its last process. This mount is of nobody but the shell.

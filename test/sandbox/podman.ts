@@ -1,7 +1,7 @@
 // Mail hosts with a real Podman. Runs inside enter.sh.
 import { readFileSync } from "node:fs";
 
-import { asker, containerAgent, engine, makeRoot, questions } from "./docker";
+import { asker, containerAgent, engine, makeRoot, mustRun, questions, type Must } from "./containers";
 import { agent, startMailHost, type MailHost, type MailHostOptions } from "./host";
 import type { Probe, Verdict } from "./probe";
 
@@ -12,7 +12,7 @@ export interface PodmanHost extends MailHost {
   /** What a container sees, from whichever address it has. */
   probeFrom(container: string, probes: Omit<Probe, "source">[]): Promise<Verdict[]>;
   /** Runs a command on the host that must succeed, and returns what it printed. */
-  must(command: string, stdin?: string): Promise<string>;
+  must: Must;
 }
 
 /** What the packages would have put into /etc/containers, for a host that has no file system of its own and no control groups. */
@@ -30,11 +30,7 @@ events_logger = "none"
 
 export async function startPodmanHost(options: MailHostOptions = {}): Promise<PodmanHost> {
   const host = await startMailHost({ ...options, usr: engine("podman") });
-  const must = async (command: string, stdin?: string): Promise<string> => {
-    const { code, stdout, stderr } = await host.run(command, stdin);
-    if (code !== 0) throw new Error(`${host.name}: ${command}: exit code ${code}\n${stderr}`);
-    return stdout;
-  };
+  const must = mustRun(host);
   try {
     // Bridges are to have their IPv6 addresses at once.
     await must("echo 0 >/proc/sys/net/ipv6/conf/default/accept_dad; mkdir -p /etc/containers");

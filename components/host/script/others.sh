@@ -69,7 +69,7 @@ stop_firewalld() {
   # Since firewalld 2.0 nobody else may touch its tables (flag `owner`): the kernel removes them, or gives them free, soon after its end.
   while
     for table in inet ip ip6; do nft delete table "$table" firewalld 2>/dev/null || :; done
-    nft list tables | grep -q ' firewalld$'
+    nft list tables | grep -qE '^table (inet|ip|ip6) firewalld$'
   do
     [ "$tries" -lt 50 ] || return
     tries=$((tries + 1))
