@@ -38,7 +38,7 @@ test("published ports are judged by the policy, whether containers come before i
   expect(await openTo(client, host, stranger)).toEqual([both(all)]);
 
   await deploy(host);
-  await host.must("podman restart -t 0 mx");
+  await host.restart("mx");
   await judged(client, host);
   await host.must("podman rm -f -t 0 mx && rm -r /run/mx");
   await startMail();

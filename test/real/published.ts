@@ -10,8 +10,8 @@ import { probe, type Client, type Probe } from "../sandbox/probe";
 type Source = [string, string];
 /** Tests that run at the same time have clients of their own. */
 const worker = Number(process.env.JEST_WORKER_ID ?? 1);
-export const friend: Source = [`192.0.2.${220 + 2 * worker}`, `2001:db8:d::${220 + 2 * worker}`];
-export const stranger: Source = [`192.0.2.${221 + 2 * worker}`, `2001:db8:d::${221 + 2 * worker}`];
+export const friend: Source = [`192.0.2.${32 + 2 * worker}`, `2001:db8:d::${32 + 2 * worker}`];
+export const stranger: Source = [`192.0.2.${33 + 2 * worker}`, `2001:db8:d::${33 + 2 * worker}`];
 export const operator: Source = [`203.0.113.${150 + worker}`, `2001:db8:113::${150 + worker}`];
 
 const friends = [`${friend[0]}/32`, `${friend[1]}/128`];

@@ -9,6 +9,8 @@ import type { Probe, Verdict } from "./probe";
 export interface PodmanHost extends MailHost {
   /** Starts a container that echoes on these ports of its own; `options` go to `podman run`, such as `-p 8993:993`. */
   startContainer(name: string, listen: { tcp: number[]; udp: number[] }, options: string): Promise<void>;
+  /** Restarts a container, and waits until it listens again. */
+  restart(name: string): Promise<void>;
   /** What a container sees, from whichever address it has. */
   probeFrom(container: string, probes: Omit<Probe, "source">[]): Promise<Verdict[]>;
   /** Runs a command on the host that must succeed, and returns what it printed. */
@@ -42,6 +44,11 @@ export async function startPodmanHost(options: MailHostOptions = {}): Promise<Po
     await host.close();
     throw error;
   }
+  /** Until it has said so as many times. */
+  const listens = (name: string, times: number) =>
+    must(
+      `for _ in $(seq 100); do [ "$(podman logs ${name} | grep -c '^listening$')" != ${times} ] || exit 0; sleep 0.1; done; exit 1`,
+    );
   return {
     ...host,
     must,
@@ -51,9 +58,12 @@ export async function startPodmanHost(options: MailHostOptions = {}): Promise<Po
       await must(makeRoot(`/run/${name}`));
       const command = `python3 -u ${containerAgent} listen '${JSON.stringify(listen)}'`;
       await must(`podman run -d --name ${name} -v /usr:/usr:ro ${runOptions} --rootfs /run/${name} ${command}`);
-      await must(
-        `for _ in $(seq 100); do podman logs ${name} | grep -q '^listening$' && exit; sleep 0.1; done; exit 1`,
-      );
+      await listens(name, 1);
+    },
+    restart: async (name) => {
+      const before = Number(await must(`podman logs ${name} | grep -c '^listening$'`));
+      await must(`podman restart -t 0 ${name}`);
+      await listens(name, before + 1);
     },
   };
 }
